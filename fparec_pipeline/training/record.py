@@ -1,0 +1,307 @@
+"""A trial's folder: what lies in it, how it is written, locked and read back.
+
+Notable:
+* `trial.json` is written last and atomically: its presence means that the trial is finished. It
+  lists the sha256 of the files beside it.
+* A free lock on an unfinished folder is how an interrupted trial is known: the lock is an flock,
+  which the kernel frees when its process dies, however it dies.
+* Nothing here needs torch, so that whatever only reads trials starts fast.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from fparec_pipeline.paths import DataRoot
+
+ATTEMPT = "attempt.json"
+RECORD = "trial.json"
+CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.parquet"
+RANKS = "ranks.parquet"
+WEIGHTS = "model.safetensors"
+LOCK = ".lock"
+
+# One row an epoch, in `history.parquet` and in a checkpoint's metadata alike.
+HISTORY_SCHEMA = {
+    "epoch": pl.Int64,
+    "loss": pl.Float64,
+    "valid_hr_at_10": pl.Float64,
+    "valid_ndcg_at_10": pl.Float64,
+    "seconds": pl.Float64,
+    "targets_per_second": pl.Float64,
+}
+
+# A look at a lock (`is_locked`) holds it for an instant; whoever wants it waits that long.
+_PATIENCE = 2.0  # seconds
+
+
+class TrialCorrupt(RuntimeError):  # noqa: N818
+    """A finished trial's folder whose files are missing, damaged or no trial's."""
+
+
+class TrialLocked(RuntimeError):  # noqa: N818
+    """The trial is being trained by another process."""
+
+
+class Attempt(BaseModel):
+    """What is known when a trial starts: the content of `attempt.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: str  # uuid, hex
+    dataset: str
+    model: str
+    seed: int
+    fingerprint: str
+    arm_fingerprint: str  # without the seed: what the trials of one median share
+    data_hash: str
+    hyperparameters: dict[str, Any]  # {} for an untrained reference
+    trained: bool
+    training_version: int
+    commit: str
+    versions: dict[str, str]
+    hardware: str
+    device: str
+    started: str  # ISO 8601, UTC
+
+
+class TrialRecord(Attempt):
+    """What is known when a trial has ended: the content of `trial.json`."""
+
+    finished: str  # ISO 8601, UTC
+    seconds: float
+    targets_per_second: float | None = None  # none for an untrained reference
+    epochs: int = 0
+    best_epoch: int = 0
+    hit_cap: bool = False  # stopped by max_epochs, not by patience
+    metrics: dict[str, float]  # "test/ndcg_at_10" and so on
+    files: dict[str, str]  # name -> sha256
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A trial's folder as it stands: finished, running, or interrupted (neither)."""
+
+    folder: Path
+    attempt: dict[str, Any]  # the keys of `Attempt`
+    history: pl.DataFrame  # HISTORY_SCHEMA; of an unfinished trial, up to its last checkpoint
+    record: TrialRecord | None  # none while unfinished
+    running: bool  # some process holds the lock
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yields the path to write to; at the end that file, synced to disk, takes the name `path`.
+
+    After a crash at any moment `path` holds the old content or the new, never a part of it. When
+    the body raises, `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: BaseModel | dict[str, Any]) -> None:
+    """`content` as indented JSON, atomically."""
+    values = content.model_dump(mode="json") if isinstance(content, BaseModel) else content
+    with write_atomically(path) as part:
+        part.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """`frame` as parquet, atomically."""
+    with write_atomically(path) as part:
+        frame.write_parquet(part)
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def lock_trial(folder: Path) -> Iterator[None]:
+    """Holds the trial's lock; makes the folder when it is not there.
+
+    Half-written files that a killed process left in the folder are swept away.
+
+    Raises:
+        TrialLocked: another process (or thread) holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise TrialLocked(
+            f"{folder} is being trained by another process. Wait for it, or end that process: "
+            "the trial then resumes from its last checkpoint."
+        ) from error
+    try:
+        for part in folder.glob(".*.part"):
+            part.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process holds the trial's lock just now."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def read_record(folder: Path, *, verify: bool = True) -> TrialRecord | None:
+    """The record of a finished trial, or None when the folder holds none.
+
+    Args:
+        folder: the trial's folder.
+        verify: compare the files with the checksums in `trial.json` (reads all of them).
+
+    Raises:
+        TrialCorrupt: `trial.json` cannot be read, or a file that it lists is missing or changed.
+    """
+    try:
+        text = (folder / RECORD).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        record = TrialRecord.model_validate_json(text)
+    except ValidationError as error:
+        raise _corrupt(folder, f"{folder / RECORD} is no trial's record: {error}") from error
+    for name, expected in record.files.items() if verify else ():
+        path = folder / name
+        if not path.exists():
+            raise _corrupt(folder, f"{path} is missing, though trial.json lists it.")
+        if sha256(path) != expected:
+            raise _corrupt(folder, f"{path} is not the file whose checksum trial.json holds.")
+    return record
+
+
+def view_trial(folder: Path) -> TrialView | None:
+    """The trial's folder as it stands, or None when nothing was started in it.
+
+    Raises:
+        TrialCorrupt: a file of the folder cannot be read, or fails its checksum.
+    """
+    running = is_locked(folder)  # first: who finishes after this look is seen as finished below
+    record = read_record(folder)
+    if record:
+        path = folder / HISTORY
+        history = pl.read_parquet(path) if path.exists() else pl.DataFrame(schema=HISTORY_SCHEMA)
+        attempt = record.model_dump(include=set(Attempt.model_fields))
+    elif (folder / ATTEMPT).exists():
+        attempt = _read_attempt(folder).model_dump()
+        history = _checkpoint_history(folder)
+    else:
+        return None
+    return TrialView(folder, attempt, history, record, running)
+
+
+def trial_folders(data: DataRoot) -> list[Path]:
+    """Every folder `<dataset>/<model>/seed=<seed>` in which a trial was started, sorted."""
+    found = (path.parent for path in data.trials.glob(f"*/*/seed=*/{ATTEMPT}"))
+    return sorted(folder for folder in found if re.fullmatch(r"seed=\d+", folder.name))
+
+
+def _read_attempt(folder: Path) -> Attempt:
+    try:
+        return Attempt.model_validate_json((folder / ATTEMPT).read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise _corrupt(folder, f"{folder / ATTEMPT} is no attempt's record: {error}") from error
+
+
+def _checkpoint_history(folder: Path) -> pl.DataFrame:
+    try:
+        with safe_open(folder / CHECKPOINT, framework="numpy") as checkpoint:
+            rows = json.loads(checkpoint.metadata()["state"])["history"]
+    except FileNotFoundError:  # no checkpoint yet, or the trial ended just now
+        rows = []
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _corrupt(folder, f"{folder / CHECKPOINT} is no checkpoint: {error!r}") from error
+    return pl.DataFrame(rows, schema=HISTORY_SCHEMA)
+
+
+def _corrupt(folder: Path, problem: str) -> TrialCorrupt:
+    dataset, model, seed = *folder.parts[-3:-1], folder.name.removeprefix("seed=")
+    command = f"fparec run --datasets {dataset} --models {model} --seeds {seed}"
+    return TrialCorrupt(
+        f"{problem} Delete the folder {folder}, or bring back an intact copy of it; then "
+        f"`{command}` trains what is missing."
+    )
+
+
+@functools.cache
+def commit() -> str:
+    """The checkout's commit, with `-dirty` when tracked files are changed; else the version."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / ".git").exists():
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            answer = subprocess.run(  # noqa: S603
+                command, cwd=checkout, capture_output=True, text=True, check=True
+            )
+            return answer.stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass  # no git here, or a checkout of another user: the version has to do
+    return f"version {metadata.version('fparec_pipeline')}"
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a trial's numbers depend on."""
+    packages = ("fparec_pipeline", "torch", "numpy", "polars")
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+
+
+def hardware(device: str = "cpu") -> str:
+    """The machine in words: processor, number of cores, and the GPU when `device` is one."""
+    words = f"{_processor()}, {os.cpu_count()} cores"
+    if device.startswith("cuda"):
+        import torch
+
+        words += f", {torch.cuda.get_device_name(device)}"
+    return words
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else platform.processor() or platform.machine()
