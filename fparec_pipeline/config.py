@@ -3,8 +3,8 @@
 Notable:
 * TOML files beside this one, parsed into frozen pydantic models that reject unknown keys; an error
   names the file, the key, what is allowed and the nearest match.
-* `data/datasets.toml` (the user's own datasets, or overrides such as `source = "raw"`) is laid over
-  the packaged `datasets.toml`, key by key.
+* A file of the same name in the data root is laid over the packaged one, key by key: the user's own
+  datasets, an override such as `source = "raw"`, arms and studies of one's own.
 * A trial's hyper-parameters are [defaults] < the dataset's < the arm's (`Config.trial`).
 """
 
@@ -26,10 +26,16 @@ from fparec_pipeline.paths import DataRoot
 TRAINING_VERSION = 1
 
 # Untrained reference rows that stand beneath every table.
-REFERENCES = {"popularity": "Popularity", "last_ten": "Last ten items", "transitions": "Transitions"}
+REFERENCES = {
+    "popularity": "Popularity",
+    "last_ten": "Last ten items",
+    "transitions": "Transitions",
+}
 
 
 M = TypeVar("M", bound=BaseModel)
+
+PACKAGE = Path(__file__).parent
 
 
 class ConfigError(ValueError):
@@ -162,21 +168,28 @@ class Trial(Frozen):
     hyperparameters: Hyperparameters
 
     def fingerprint(self, data_hash: str, *, with_seed: bool = True) -> str:
-        """16 hex digits over the resolved configuration, the logical data hash and TRAINING_VERSION.
+        """16 hex digits over resolved configuration, logical data hash and TRAINING_VERSION.
 
         Without the seed it is what the trials of one median must share. The arm's name is left
         out, so that an arm that two studies name differently would be the same computation.
         """
-        content = {
-            "dataset": self.dataset,
-            "data_hash": data_hash,
-            "training_version": TRAINING_VERSION,
-            "hyperparameters": self.hyperparameters.model_dump(),
-        }
-        if with_seed:
-            content["seed"] = self.seed
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        seed = {"seed": self.seed} if with_seed else {}
+        hyperparameters = self.hyperparameters.model_dump()
+        return _fingerprint(self.dataset, data_hash, hyperparameters=hyperparameters, **seed)
+
+
+def reference_fingerprint(dataset: str, reference: str, data_hash: str) -> str:
+    """The fingerprint of an untrained reference row: it has neither hyper-parameters nor seeds."""
+    return _fingerprint(dataset, data_hash, reference=reference)
+
+
+def _fingerprint(dataset: str, data_hash: str, **content: Any) -> str:
+    content |= {
+        "dataset": dataset,
+        "data_hash": data_hash,
+        "training_version": TRAINING_VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Config(BaseModel):
@@ -228,37 +241,48 @@ def known(name: str, names: Iterable[str], what: str) -> str:
 
 
 def load_config(data: DataRoot | None = None) -> Config:
-    """The packaged configuration with the user's `datasets.toml` of the data root laid over it.
+    """The packaged configuration with the data root's files of the same names laid over it.
 
     Raises:
         ConfigError: a file that is no TOML, an unknown key, a value of the wrong type.
     """
-    package = Path(__file__).parent
-    own = (data or DataRoot.default()).datasets_toml
-    tables = _read_toml(package / "datasets.toml")
-    for name, entry in (_read_toml(own) if own.exists() else {}).items():
-        tables[name] = _overlay(tables.get(name, {}), entry)
-    arms = _read_toml(package / "models.toml")
+    root = (data or DataRoot.default()).root
+    arms = _layered("models.toml", root)
     defaults = arms.pop("defaults")
-    titles = {name: arm.pop("title") for name, arm in arms.items()} | REFERENCES
-    datasets = {
-        name: _parse(Dataset, entry, f"{own} or {package / 'datasets.toml'} [{name}]")
-        for name, entry in tables.items()
-    }
-    studies = {
-        name: _parse(Study, entry, f"{package / 'studies.toml'} [{name}]")
-        for name, entry in _read_toml(package / "studies.toml").items()
-    }
+    titles = {name: arm.pop("title", name) for name, arm in arms.items()} | REFERENCES
     config = Config(
-        datasets=datasets,
+        datasets=_entries(Dataset, "datasets.toml", root),
         models=arms,
         titles=titles,
         defaults=defaults,
-        studies=studies,
-        paper=_read_toml(package / "paper.toml"),
+        studies=_entries(Study, "studies.toml", root),
+        paper=_read_toml(PACKAGE / "paper.toml"),
     )
-    config.trials(config.datasets, config.models, [0])  # every combination must resolve
+    _check_references(config)
     return config
+
+
+def _check_references(config: Config) -> None:
+    """Every study's names exist, and every dataset goes with every arm."""
+    for study in config.studies.values():
+        for model in study.models:
+            known(model, config.models, "model")
+        for dataset in study.datasets:
+            known(dataset, config.datasets, "dataset")
+    config.trials(config.datasets, config.models, [0])
+
+
+def _entries(model: type[M], file: str, root: Path) -> dict[str, M]:
+    where = f"{root / file} or " if (root / file).exists() else ""
+    return {
+        name: _parse(model, entry, f"{where}{PACKAGE / file} [{name}]")
+        for name, entry in _layered(file, root).items()
+    }
+
+
+def _layered(file: str, root: Path) -> dict[str, Any]:
+    own = root / file
+    return _overlay(_read_toml(PACKAGE / file), _read_toml(own) if own.exists() else {})
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -24,11 +24,6 @@ class DataRoot:
         return cls(base / "data")
 
     @property
-    def datasets_toml(self) -> Path:
-        """The user's own datasets and overrides, laid over the packaged `datasets.toml`."""
-        return self.root / "datasets.toml"
-
-    @property
     def dagster_home(self) -> Path:
         return self.root / "dagster"
 

@@ -8,6 +8,7 @@ Notable:
 * Nothing here needs torch, so that whatever only reads trials starts fast.
 """
 
+import datetime
 import functools
 import hashlib
 import json
@@ -52,11 +53,11 @@ HISTORY_SCHEMA = {
 _PATIENCE = 2.0  # seconds
 
 
-class TrialCorrupt(RuntimeError):  # noqa: N818
+class TrialCorrupt(RuntimeError):
     """A finished trial's folder whose files are missing, damaged or no trial's."""
 
 
-class TrialLocked(RuntimeError):  # noqa: N818
+class TrialLocked(RuntimeError):
     """The trial is being trained by another process."""
 
 
@@ -145,6 +146,11 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(part)
 
 
+def now() -> str:
+    """The time, ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def sha256(path: Path) -> str:
     """The file's sha256 in hex."""
     with path.open("rb") as file:
@@ -227,11 +233,12 @@ def view_trial(folder: Path) -> TrialView | None:
         path = folder / HISTORY
         history = pl.read_parquet(path) if path.exists() else pl.DataFrame(schema=HISTORY_SCHEMA)
         attempt = record.model_dump(include=set(Attempt.model_fields))
-    elif (folder / ATTEMPT).exists():
-        attempt = _read_attempt(folder).model_dump()
-        history = _checkpoint_history(folder)
     else:
-        return None
+        started = read_attempt(folder)
+        if started is None:
+            return None
+        attempt = started.model_dump()
+        history = _checkpoint_history(folder)
     return TrialView(folder, attempt, history, record, running)
 
 
@@ -241,9 +248,16 @@ def trial_folders(data: DataRoot) -> list[Path]:
     return sorted(folder for folder in found if re.fullmatch(r"seed=\d+", folder.name))
 
 
-def _read_attempt(folder: Path) -> Attempt:
+def read_attempt(folder: Path) -> Attempt | None:
+    """The attempt that was started in the folder, or None when none was.
+
+    Raises:
+        TrialCorrupt: `attempt.json` cannot be read.
+    """
     try:
         return Attempt.model_validate_json((folder / ATTEMPT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except ValidationError as error:
         raise _corrupt(folder, f"{folder / ATTEMPT} is no attempt's record: {error}") from error
 
@@ -260,7 +274,7 @@ def _checkpoint_history(folder: Path) -> pl.DataFrame:
 
 
 def _corrupt(folder: Path, problem: str) -> TrialCorrupt:
-    dataset, model, seed = *folder.parts[-3:-1], folder.name.removeprefix("seed=")
+    dataset, model, seed = *folder.parts[-3:-1], folder.name.removeprefix("seed=").split(".")[0]
     command = f"fparec run --datasets {dataset} --models {model} --seeds {seed}"
     return TrialCorrupt(
         f"{problem} Delete the folder {folder}, or bring back an intact copy of it; then "

@@ -1,0 +1,81 @@
+"""The state of an unfinished trial in one safetensors file: weights, best weights, Adam's moments.
+
+The random generators are seeded by (seed, epoch), so no generator state is kept, and a trial that
+was killed ends with the same bits as one that was not. Nothing is unpickled.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fparec_pipeline.training.record import CHECKPOINT, TrialCorrupt, write_atomically
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class TrainingState:
+    """Where a trial stands after `epoch` epochs."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -1.0  # validation NDCG@10, history kept
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Adam, attempt: str
+) -> None:
+    """Write the checkpoint atomically, so that a kill leaves the last one or this one."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
+    for parameter, moments in optimizer.state.items():
+        tensors |= {f"{key}.{names[parameter]}": moments[key] for key in MOMENTS}
+    plain = {key: value for key, value in vars(state).items() if key != "best_weights"}
+    metadata = {"state": json.dumps(plain | {"attempt": attempt})}
+    with write_atomically(folder / CHECKPOINT) as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Adam, attempt: str
+) -> TrainingState:
+    """Bring model and optimizer to the checkpoint's state; a fresh state where there is none.
+
+    Raises:
+        TrialCorrupt: the checkpoint cannot be read or belongs to another model.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return TrainingState()
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads(file.metadata()["state"])
+        if plain.pop("attempt") != attempt:
+            return TrainingState()
+        tensors = load_file(path)
+        model.load_state_dict(_under(tensors, "model."))
+        for name, parameter in model.named_parameters():
+            if f"step.{name}" in tensors:
+                moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    moments[key] = moments[key].to(parameter.device)
+                optimizer.state[parameter] = moments
+        return TrainingState(**plain, best_weights=_under(tensors, "best."))
+    except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise TrialCorrupt(
+            f"{path} cannot be resumed ({error}); delete it to train from the first epoch"
+        ) from error
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,423 @@
+"""One trial, from its resolved configuration to its finished folder.
+
+Notable:
+* Adam on the blocked cross-entropy; early stopping on validation NDCG@10 (all users, history kept)
+  with patience and a floor of epochs; the test set is looked at once, for the best epoch.
+* A finished, intact folder of the same fingerprint is returned as it is. An unfinished one of the
+  same fingerprint is resumed from its checkpoint. Anything else is trained anew.
+* A new attempt is trained in a folder of its own beside the old result and takes its place at the
+  end, so that a result is never lost to a training that does not finish.
+* On a CPU, equal configuration, threads and machine give equal bits.
+"""
+
+import shutil
+import statistics
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save_file
+
+from fparec_pipeline.config import TRAINING_VERSION, Trial, reference_fingerprint
+from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.untrained import SCORERS
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.batches import Batches, derived_seed
+from fparec_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from fparec_pipeline.training.evaluation import (
+    EvaluationSet,
+    NonFiniteScores,
+    Part,
+    Ranks,
+    metrics_from_ranks,
+    network_scorer,
+    rank_targets,
+)
+from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.record import (
+    ATTEMPT,
+    CHECKPOINT,
+    HISTORY,
+    HISTORY_SCHEMA,
+    RANKS,
+    RECORD,
+    WEIGHTS,
+    Attempt,
+    TrialRecord,
+    commit,
+    hardware,
+    lock_trial,
+    now,
+    read_attempt,
+    read_record,
+    sha256,
+    versions,
+    write_atomically,
+    write_json,
+    write_parquet,
+)
+
+CHECKPOINT_SECONDS = 10.0
+PARTS: tuple[Part, Part] = ("valid", "test")
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or a score became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One epoch's news."""
+
+    dataset: str
+    model: str
+    seed: int
+    epoch: int
+    max_epochs: int
+    best_epoch: int
+    valid_ndcg_at_10: float
+    targets_per_second: float
+
+
+class Observer(Protocol):
+    """Who is told while a trial trains; exceptions it raises end the training."""
+
+    def on_epoch(self, progress: Progress) -> None: ...
+    def on_checkpoint(self, folder: Path) -> None: ...
+
+
+class Silent:
+    """The observer that does nothing."""
+
+    def on_epoch(self, progress: Progress) -> None:
+        pass
+
+    def on_checkpoint(self, folder: Path) -> None:
+        pass
+
+
+def choose_device(device: str = "auto") -> str:
+    """`cuda`, `mps` or `cpu`: the one asked for, or with "auto" the best one that is there.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there.get(device.split(":")[0]):
+        usable = ", ".join(name for name, available in there.items() if available)
+        raise ValueError(f"device {device!r} is not there; usable: auto, {usable}")
+    return device
+
+
+def run_trial(
+    trial: Trial,
+    splits: Splits,
+    data: DataRoot,
+    *,
+    device: str = "auto",
+    retrain: bool = False,
+    observer: Observer | None = None,
+) -> TrialRecord:
+    """Train, evaluate and record one trial, or return the intact record of the same fingerprint.
+
+    Raises:
+        TrialLocked: another process is training this trial.
+        TrainingDiverged: the loss or a score is not finite; names the epoch and the arm.
+        TrialCorrupt: the finished folder is damaged.
+    """
+    folder = data.trial(trial.dataset, trial.model, trial.seed)
+    fingerprint = trial.fingerprint(splits.stats["data_hash"])
+    with ExitStack() as locks:
+        locks.enter_context(lock_trial(folder))
+        adopt_finished(folder)
+        done = read_record(folder)
+        if done and done.fingerprint == fingerprint and not retrain:
+            return done
+        work = next_folder(folder) if done else folder
+        if work != folder:
+            locks.enter_context(lock_trial(work))
+        attempt = _resumable(work, fingerprint) or _begin(work, _new_attempt(trial, splits, device))
+        record = _Training(trial, splits, work, attempt, observer or Silent()).run()
+        if work != folder:
+            adopt_finished(folder)
+        return record
+
+
+def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) -> TrialRecord:
+    """Evaluate one untrained reference row; its folder is that of a trial of seed 0.
+
+    Raises:
+        TrialLocked: another process is evaluating it.
+    """
+    folder = data.trial(dataset, reference, 0)
+    data_hash = splits.stats["data_hash"]
+    fingerprint = reference_fingerprint(dataset, reference, data_hash)
+    with lock_trial(folder):
+        done = read_record(folder)
+        if done and done.fingerprint == fingerprint:
+            return done
+        started = time.perf_counter()
+        attempt = Attempt(
+            dataset=dataset,
+            model=reference,
+            seed=0,
+            fingerprint=fingerprint,
+            arm_fingerprint=fingerprint,
+            data_hash=data_hash,
+            hyperparameters={},
+            trained=False,
+            **_provenance("cpu"),
+        )
+        _begin(folder, attempt)
+        scorer = SCORERS[reference](splits)
+        longest = int(np.diff(splits.train_offsets).max()) + 1  # the whole history is seen
+        valid, test = (rank_targets(scorer, EvaluationSet(splits, part, longest)) for part in PARTS)
+        return _write_result(folder, attempt, valid, test, seconds=time.perf_counter() - started)
+
+
+def next_folder(folder: Path) -> Path:
+    """Where a new attempt trains while the folder still holds the old result."""
+    return folder.with_name(f"{folder.name}.next")
+
+
+def adopt_finished(folder: Path) -> None:
+    """Let a finished new attempt take the old result's place, its record last.
+
+    A kill in between leaves the rest to the next call; until then readers see the old result, or
+    files that do not fit its checksums.
+    """
+    work = next_folder(folder)
+    if not (work / RECORD).exists():
+        return
+    for name in (ATTEMPT, HISTORY, WEIGHTS, RANKS, RECORD):
+        if (work / name).exists():
+            (work / name).replace(folder / name)
+    shutil.rmtree(work)
+
+
+def _provenance(device: str) -> dict[str, Any]:
+    return {
+        "attempt": uuid.uuid4().hex,
+        "training_version": TRAINING_VERSION,
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "device": device,
+        "started": now(),
+    }
+
+
+def _new_attempt(trial: Trial, splits: Splits, device: str) -> Attempt:
+    data_hash = splits.stats["data_hash"]
+    return Attempt(
+        dataset=trial.dataset,
+        model=trial.model,
+        seed=trial.seed,
+        fingerprint=trial.fingerprint(data_hash),
+        arm_fingerprint=trial.fingerprint(data_hash, with_seed=False),
+        data_hash=data_hash,
+        hyperparameters=trial.hyperparameters.model_dump(),
+        trained=True,
+        **_provenance(choose_device(device)),
+    )
+
+
+def _resumable(folder: Path, fingerprint: str) -> Attempt | None:
+    """The unfinished attempt of the same fingerprint, which keeps the device it began on."""
+    attempt = read_attempt(folder)
+    return attempt if attempt and attempt.fingerprint == fingerprint else None
+
+
+def _begin(folder: Path, attempt: Attempt) -> Attempt:
+    for name in (RECORD, CHECKPOINT, HISTORY, RANKS, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / ATTEMPT, attempt)
+    return attempt
+
+
+class _Training:
+    """The loop over epochs, from a checkpoint or from the start, to the written result."""
+
+    def __init__(
+        self, trial: Trial, splits: Splits, folder: Path, attempt: Attempt, observer: Observer
+    ) -> None:
+        h = trial.hyperparameters
+        torch.set_num_threads(h.threads)
+        device = attempt.device
+        self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
+        self.batches = Batches(splits, h.n, h.batch_size, device)
+        self.valid, self.test = (EvaluationSet(splits, part, h.n, device) for part in PARTS)
+        torch.manual_seed(derived_seed(trial.seed, 0))
+        self.model = Recommender(h, splits.n_items).to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(),
+            lr=h.learning_rate,
+            betas=(0.9, h.beta2),
+            fused=True,
+        )
+        self.state = load_checkpoint(folder, self.model, self.optimizer, attempt.attempt)
+        self.saved = time.perf_counter()
+
+    def run(self) -> TrialRecord:
+        h = self.trial.hyperparameters
+        self.observer.on_checkpoint(self.folder)  # the start
+        while not self.ended:
+            self.state.epoch += 1
+            self._epoch()
+            self._tell()
+            if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+                self._checkpoint()
+        record = self._finish(hit_cap=self.state.epoch == h.max_epochs and not self.out_of_patience)
+        self.observer.on_checkpoint(self.folder)
+        return record
+
+    @property
+    def out_of_patience(self) -> bool:
+        h, state = self.trial.hyperparameters, self.state
+        waited = state.epoch - state.best_epoch
+        return state.epoch >= h.min_epochs and waited >= h.patience
+
+    @property
+    def ended(self) -> bool:
+        return self.out_of_patience or self.state.epoch >= self.trial.hyperparameters.max_epochs
+
+    def _epoch(self) -> None:
+        started = time.perf_counter()
+        loss = self._train()
+        trained = time.perf_counter()
+        metrics = metrics_from_ranks(self._ranks(self.valid).kept)
+        state, score = self.state, metrics["ndcg_at_10"]
+        if score > state.best_score:
+            state.best_epoch, state.best_score = state.epoch, score
+            state.best_weights = {n: t.clone() for n, t in self.model.state_dict().items()}
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "loss": loss,
+                "valid_hr_at_10": metrics["hr_at_10"],
+                "valid_ndcg_at_10": score,
+                "seconds": seconds,
+                "targets_per_second": self.batches.targets_per_epoch / (trained - started),
+            }
+        )
+
+    def _train(self) -> float:
+        """One epoch of steps; returns the mean loss of a target, in nats."""
+        self.model.train()
+        seed = self.trial.seed
+        torch.manual_seed(derived_seed(seed, self.state.epoch))  # dropout
+        scale = 1 / self.batches.targets_per_step
+        total = torch.zeros((), device=self.attempt.device)
+        for items, targets in self.batches.epoch(seed, self.state.epoch):
+            hidden = self.model(items)[targets != 0]
+            wanted = targets[targets != 0] - 1
+            loss = cross_entropy(hidden, self.model.item_embedding.weight[1:], wanted, scale)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        mean = float(total) / self.batches.steps_per_epoch
+        if not np.isfinite(mean):
+            raise self._diverged(f"the loss is {mean}")
+        return mean
+
+    def _ranks(self, users: EvaluationSet) -> Ranks:
+        self.model.eval()
+        try:
+            return rank_targets(network_scorer(self.model), users)
+        except NonFiniteScores as error:
+            raise self._diverged(str(error)) from error
+
+    def _diverged(self, reason: str) -> TrainingDiverged:
+        trial = self.trial
+        return TrainingDiverged(
+            f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {self.state.epoch}: {reason}. "
+            f"A smaller learning_rate than {trial.hyperparameters.learning_rate} may help."
+        )
+
+    def _tell(self) -> None:
+        trial, state = self.trial, self.state
+        self.observer.on_epoch(
+            Progress(
+                dataset=trial.dataset,
+                model=trial.model,
+                seed=trial.seed,
+                epoch=state.epoch,
+                max_epochs=trial.hyperparameters.max_epochs,
+                best_epoch=state.best_epoch,
+                valid_ndcg_at_10=state.history[-1]["valid_ndcg_at_10"],
+                targets_per_second=state.history[-1]["targets_per_second"],
+            )
+        )
+
+    def _checkpoint(self) -> None:
+        save_checkpoint(self.folder, self.state, self.model, self.optimizer, self.attempt.attempt)
+        self.saved = time.perf_counter()
+        self.observer.on_checkpoint(self.folder)
+
+    def _finish(self, *, hit_cap: bool) -> TrialRecord:
+        state = self.state
+        self.model.load_state_dict(state.best_weights)
+        valid, test = self._ranks(self.valid), self._ranks(self.test)
+        write_parquet(self.folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
+        with write_atomically(self.folder / WEIGHTS) as part:
+            save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, part)
+        record = _write_result(
+            self.folder,
+            self.attempt,
+            valid,
+            test,
+            seconds=state.seconds,
+            targets_per_second=statistics.median(r["targets_per_second"] for r in state.history),
+            epochs=state.epoch,
+            best_epoch=state.best_epoch,
+            hit_cap=hit_cap,
+        )
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return record
+
+
+def _write_result(
+    folder: Path, attempt: Attempt, valid: Ranks, test: Ranks, **numbers: Any
+) -> TrialRecord:
+    """Ranks, then the record with metrics and checksums, which makes the trial finished."""
+    ranks = {
+        "valid": valid.kept,
+        "valid_unseen": valid.unseen,
+        "test": test.kept,
+        "test_unseen": test.unseen,
+    }
+    columns = {"user": np.arange(1, len(test.kept) + 1)} | ranks
+    frame = pl.DataFrame(
+        [pl.Series(name, v.astype(np.uint32)).shrink_dtype() for name, v in columns.items()]
+    )
+    write_parquet(folder / RANKS, frame)
+    written = [name for name in (HISTORY, RANKS, WEIGHTS) if (folder / name).exists()]
+    record = TrialRecord(
+        **attempt.model_dump(),
+        **numbers,
+        finished=now(),
+        metrics={
+            f"{part}/{metric}": value
+            for part, values in ranks.items()
+            for metric, value in metrics_from_ranks(values).items()
+        },
+        files={name: sha256(folder / name) for name in written},
+    )
+    write_json(folder / RECORD, record)
+    return record
