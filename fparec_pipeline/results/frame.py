@@ -1,0 +1,121 @@
+"""All finished trials as one table, read from their folders: the ground of every result."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fparec_pipeline.config import (
+    REFERENCES,
+    Config,
+    ConfigError,
+    known,
+    reference_fingerprint,
+)
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.record import (
+    Attempt,
+    TrialCorrupt,
+    TrialRecord,
+    read_record,
+    trial_folders,
+)
+
+logger = logging.getLogger(__name__)
+
+# "test_unseen" ranks the target among the items that the history does not hold.
+METRICS = [
+    f"{part}/{metric}"
+    for part in ("valid", "valid_unseen", "test", "test_unseen")
+    for metric in (
+        *(f"{name}_at_{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 20, 50)),
+        "mrr",
+    )
+]
+
+SCHEMA: dict[str, Any] = {
+    "dataset": pl.String,
+    "model": pl.String,
+    "seed": pl.Int64,
+    "trained": pl.Boolean,
+    "attempt": pl.String,
+    "fingerprint": pl.String,
+    "arm_fingerprint": pl.String,
+    "data_hash": pl.String,
+    "stale": pl.Boolean,
+    "hit_cap": pl.Boolean,
+    "epochs": pl.Int64,
+    "best_epoch": pl.Int64,
+    "seconds": pl.Float64,
+    "targets_per_second": pl.Float64,
+    "device": pl.String,
+    "finished": pl.String,
+} | dict.fromkeys(METRICS, pl.Float64)
+
+
+def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
+    """One row per finished trial, one column per entry of SCHEMA (METRICS among them).
+
+    A folder whose `trial.json` cannot be read is left out, with a warning: the tables then show a
+    gap. Files beside `trial.json` are not read.
+    """
+    hashes: dict[str, str | None] = {}
+    rows = []
+    for folder in trial_folders(data):
+        record = _readable_record(folder)
+        if record:
+            if record.dataset not in hashes:
+                hashes[record.dataset] = data_hash(record.dataset, data)
+            rows.append(_row(record, is_stale(record, config, hashes[record.dataset])))
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    # "The last ten items of the history" has no meaning once the history is removed.
+    meaningless = pl.col("model") == "last_ten"
+    return frame.with_columns(
+        pl.when(~meaningless).then(pl.col(name)).alias(name)
+        for name in METRICS
+        if "_unseen/" in name
+    )
+
+
+def data_hash(dataset: str, data: DataRoot) -> str | None:
+    """The logical data hash of today's splits, or None when there are none."""
+    path = data.splits(dataset) / "stats.json"
+    return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.exists() else None
+
+
+def is_stale(attempt: Attempt, config: Config, data_hash: str | None) -> bool:
+    """Whether today's configuration, training code or splits would give another trial.
+
+    Args:
+        attempt: of a trial finished or not.
+        config: today's configuration; a dataset or arm that it does not know makes stale.
+        data_hash: of today's splits. None (no splits here, as where a trial was only copied to)
+            leaves the data out of the comparison.
+    """
+    hash_today = data_hash or attempt.data_hash
+    dataset, model = attempt.dataset, attempt.model
+    try:
+        if attempt.trained:
+            today = config.trial(dataset, model, attempt.seed).fingerprint(hash_today)
+        else:
+            known(dataset, config.datasets, "dataset")
+            known(model, REFERENCES, "reference")
+            today = reference_fingerprint(dataset, model, hash_today)
+    except ConfigError:
+        return True
+    return today != attempt.fingerprint
+
+
+def _readable_record(folder: Path) -> TrialRecord | None:
+    try:
+        return read_record(folder, verify=False)
+    except TrialCorrupt as error:
+        logger.warning("Left out of the results: %s", error)
+        return None
+
+
+def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
+    values = record.model_dump() | {"stale": stale} | record.metrics
+    return {name: values.get(name) for name in SCHEMA}

@@ -1,0 +1,117 @@
+"""Medians over seeds: the strict ones of the tables, and the leaderboard's of what is there."""
+
+from typing import Any
+
+import polars as pl
+
+from fparec_pipeline.config import REFERENCES, Study, known
+from fparec_pipeline.results.frame import METRICS
+
+# With fewer seeds a median says little.
+ENOUGH_SEEDS = 3
+
+
+def study_medians(trials: pl.DataFrame, study: Study) -> pl.DataFrame:
+    """One row per (dataset, model) of the study, then per (dataset, reference).
+
+    Args:
+        trials: `trials_frame`.
+        study: a median is over exactly its seeds; a reference row has seed 0 only.
+
+    Returns:
+        Columns dataset, model, trained, capped (a trial hit its epoch cap), gap and METRICS.
+        `gap` is null, or the reason why all metrics are null: a seed that has not finished, is
+        stale, or was trained under another configuration than the others.
+    """
+    wanted = _wanted(study)
+    stale, missing = pl.col("stale"), pl.col("attempt").is_null()
+    gap = (
+        pl.when(missing.any())
+        .then(pl.format("no finished trial of seed {}", _listed(missing)))
+        .when(stale.any())
+        .then(pl.format("stale: seed {}", _listed(stale)))
+        .when(pl.col("arm_fingerprint").n_unique() > 1)
+        .then(pl.lit("seeds trained under different configurations"))
+    )
+    return (
+        wanted.join(
+            trials.drop("trained"),
+            on=["dataset", "model", "seed"],
+            how="left",
+            maintain_order="left",
+        )
+        .group_by("dataset", "model", "trained", maintain_order=True)
+        .agg(
+            pl.col("hit_cap").any().alias("capped"),
+            gap.alias("gap"),
+            pl.col(METRICS).median(),
+        )
+        .with_columns(pl.when(pl.col("gap").is_null()).then(pl.col(METRICS)).name.keep())
+    )
+
+
+def leaderboard(
+    trials: pl.DataFrame, dataset: str | None = None, metric: str = "test/ndcg_at_10"
+) -> list[dict[str, Any]]:
+    """One entry per (dataset, model) that has a finished trial which is not stale, best first.
+
+    Args:
+        trials: `trials_frame`.
+        dataset: only this one; None: all, one after the other.
+        metric: what to sort by, one of METRICS.
+
+    Returns:
+        Each entry holds dataset, model, trained, seeds (sorted list), provisional (a trained model
+        with fewer than three seeds), capped, and the median of each of METRICS (None where it has
+        no meaning).
+
+    Raises:
+        ConfigError: no such metric.
+    """
+    known(metric, METRICS, "metric")
+    fresh = trials.filter(
+        ~pl.col("stale"), pl.lit(True) if dataset is None else pl.col("dataset") == dataset
+    )
+    medians = (
+        # Without splits at hand trials on unlike data may both count as fresh: take the larger lot.
+        fresh.group_by("dataset", "model", "trained", "arm_fingerprint")
+        .agg(
+            pl.col("seed").sort().alias("seeds"),
+            pl.col("hit_cap").any().alias("capped"),
+            pl.col("finished").max(),
+            pl.col(METRICS).median(),
+        )
+        .sort(pl.col("seeds").list.len(), "finished", descending=True)
+        .unique(["dataset", "model"], keep="first", maintain_order=True)
+    )
+    few = pl.col("seeds").list.len() < ENOUGH_SEEDS
+    return (
+        medians.sort("dataset", metric, "model", descending=[False, True, False], nulls_last=True)
+        .select(
+            "dataset",
+            "model",
+            "trained",
+            "seeds",
+            (pl.col("trained") & few).alias("provisional"),
+            "capped",
+            *METRICS,
+        )
+        .to_dicts()
+    )
+
+
+def _wanted(study: Study) -> pl.DataFrame:
+    """The (dataset, model, seed) that the study's medians need, in the order of printing."""
+    datasets = pl.DataFrame({"dataset": study.datasets}, schema={"dataset": pl.String})
+    models = pl.DataFrame({"model": study.models}, schema={"model": pl.String})
+    seeds = pl.DataFrame({"seed": study.seeds}, schema={"seed": pl.Int64})
+    trained = models.join(seeds, how="cross").with_columns(trained=True)
+    references = pl.DataFrame({"model": list(REFERENCES)}).with_columns(
+        seed=pl.lit(0, dtype=pl.Int64), trained=False
+    )
+    return datasets.join(pl.concat([trained, references]), how="cross", maintain_order="left_right")
+
+
+def _listed(which: pl.Expr) -> pl.Expr:
+    """The seeds of a group for which `which` holds, as "0, 2"."""
+    return pl.col("seed").filter(which).cast(pl.String).str.join(", ")

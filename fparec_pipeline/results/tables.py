@@ -1,0 +1,231 @@
+"""A study's result table: ours beside the paper's, as plain data and as markdown.
+
+Notable:
+* One block a dataset, one line a model, the untrained references beneath; best and second are
+  found for each dataset and metric among the trained models, on the values as printed.
+* What is missing stays a visible gap, with its reason beneath the table.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from fparec_pipeline.config import Config, Study
+
+# Metric -> heading. The paper keeps the history; with it removed there is nothing to compare.
+COLUMNS = {
+    "test/hr_at_10": "HR@10",
+    "test/ndcg_at_10": "NDCG@10",
+    "test_unseen/hr_at_10": "HR@10, history removed",
+    "test_unseen/ndcg_at_10": "NDCG@10, history removed",
+}
+DIGITS = 4  # as many as the paper prints
+DASH = "—"
+DAGGER = "†"
+
+Mark = Literal["best", "second"] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one model on one dataset."""
+
+    ours: float | None  # rounded to DIGITS; None is a gap, or has no meaning
+    paper: float | None
+    mark: Mark = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's, None when one of the two is missing."""
+        if self.ours is None or self.paper is None:
+            return None
+        return round(self.ours - self.paper, DIGITS)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model, or untrained reference, on one dataset."""
+
+    model: str
+    title: str
+    trained: bool
+    capped: bool  # a trial of it hit the epoch cap
+    gap: str | None  # why there are no values
+    cells: dict[str, Cell]  # one for each of COLUMNS
+
+
+@dataclass(frozen=True)
+class Block:
+    """All lines of one dataset, the references last."""
+
+    dataset: str
+    title: str
+    lines: list[Line]
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the paper reports anything on this dataset."""
+        return any(cell.paper is not None for line in self.lines for cell in line.cells.values())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A study's table."""
+
+    name: str
+    title: str
+    seeds: tuple[int, ...]
+    blocks: list[Block]
+
+
+def study_table(name: str, study: Study, medians: pl.DataFrame, config: Config) -> Table:
+    """The table of a study.
+
+    Args:
+        name: the study's name, under which `config.paper` holds the paper's numbers.
+        study: its models, datasets (perhaps a part of the configured ones) and seeds.
+        medians: `study_medians` of the same study.
+        config: for titles and the paper's numbers.
+    """
+    blocks = []
+    for dataset in study.datasets:
+        rows = medians.filter(pl.col("dataset") == dataset).to_dicts()
+        paper = config.paper.get(name, {}).get(dataset, {})
+        marks = {metric: _marks(rows, metric) for metric in COLUMNS}
+        lines = [
+            Line(
+                model=row["model"],
+                title=config.titles[row["model"]],
+                trained=row["trained"],
+                capped=bool(row["capped"]) and row["gap"] is None,
+                gap=row["gap"],
+                cells={
+                    metric: Cell(
+                        ours=_rounded(row[metric]),
+                        paper=_paper_value(paper.get(row["model"], {}), metric),
+                        mark=marks[metric].get(row["model"]),
+                    )
+                    for metric in COLUMNS
+                },
+            )
+            for row in rows
+        ]
+        blocks.append(Block(dataset, config.datasets[dataset].title or dataset, lines))
+    return Table(name, study.title, study.seeds, blocks)
+
+
+def to_rows(table: Table) -> list[dict[str, Any]]:
+    """The table flat: one dict per dataset, model and metric."""
+    return [
+        {
+            "dataset": block.dataset,
+            "model": line.model,
+            "metric": metric,
+            "ours": cell.ours,
+            "paper": cell.paper,
+            "difference": cell.difference,
+            "mark": cell.mark,
+            "capped": line.capped,
+            "gap": line.gap,
+        }
+        for block in table.blocks
+        for line in block.lines
+        for metric, cell in line.cells.items()
+    ]
+
+
+def to_markdown(table: Table) -> str:
+    """The table in markdown: best bold, second underlined, footnotes beneath."""
+    seeds = ", ".join(str(seed) for seed in table.seeds)
+    parts = [
+        f"## {table.title}",
+        f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
+        "underlined: second, among the trained models. In brackets the paper's number and ours "
+        "minus it.",
+    ]
+    for block in table.blocks:
+        parts += [f"### {block.title}", _block_markdown(block)]
+    return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
+
+
+def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
+    """The leaderboard's entries, in their order, as one markdown table.
+
+    Args:
+        rows: `medians.leaderboard`.
+        config: for titles; an entry that it does not know keeps its name.
+    """
+    lines = []
+    for row in rows:
+        values = [_number(_rounded(row[metric])) for metric in COLUMNS]
+        seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
+        provisional = " (provisional)" if row["provisional"] else ""
+        title = config.titles.get(row["model"], row["model"]) + (DAGGER if row["capped"] else "")
+        lines.append([row["dataset"], title, *values, seeds + provisional])
+    text = _markdown(["dataset", "model", *COLUMNS.values(), "seeds"], lines, text_columns=2)
+    return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
+
+
+_CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become better."
+
+
+def _block_markdown(block: Block) -> str:
+    lines = [
+        [
+            line.title + (DAGGER if line.capped else ""),
+            *(_cell_markdown(cell) for cell in line.cells.values()),
+        ]
+        for line in block.lines
+    ]
+    return _markdown(["model", *COLUMNS.values()], lines, text_columns=1)
+
+
+def _cell_markdown(cell: Cell) -> str:
+    number = _number(cell.ours)
+    shown = {"best": f"**{number}**", "second": f"<u>{number}</u>", None: number}[cell.mark]
+    if cell.paper is None:
+        return shown
+    difference = DASH if cell.difference is None else f"{cell.difference:+.{DIGITS}f}"
+    return f"{shown} ({cell.paper:.{DIGITS}f}, {difference})"
+
+
+def _footnotes(table: Table) -> list[str]:
+    lines = [(block, line) for block in table.blocks for line in block.lines]
+    notes = [_CAPPED] if any(line.capped for _, line in lines) else []
+    gaps = [f"* {block.title}, {line.title}: {line.gap}" for block, line in lines if line.gap]
+    if gaps:
+        notes += [f"{DASH} Gaps:", "\n".join(gaps)]
+    return notes
+
+
+def _marks(rows: list[dict[str, Any]], metric: str) -> dict[str, Mark]:
+    """Best and second among the trained models; equals share a mark, one model alone has none."""
+    trained = [row for row in rows if row["trained"] and row[metric] is not None]
+    if len(trained) < 2:
+        return {}
+    values: dict[str, float] = {row["model"]: round(row[metric], DIGITS) for row in trained}
+    best, *others = sorted(set(values.values()), reverse=True)
+    names: dict[float, Mark] = {best: "best"}
+    if others:
+        names[others[0]] = "second"
+    return {model: names.get(value) for model, value in values.items()}
+
+
+def _paper_value(reported: dict[str, float], metric: str) -> float | None:
+    part, name = metric.split("/")
+    return reported.get(name) if part == "test" else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.{DIGITS}f}"
+
+
+def _markdown(header: list[str], lines: list[list[str]], text_columns: int) -> str:
+    """A markdown table, its first `text_columns` columns to the left, the others to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])

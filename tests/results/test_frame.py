@@ -1,0 +1,88 @@
+import logging
+
+import pytest
+from trial_folders import make_attempt, write_finished, write_splits, write_unfinished
+
+from fparec_pipeline.config import load_config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.frame import METRICS, data_hash, trials_frame
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = DataRoot(tmp_path)
+    write_splits(root, "beauty")
+    return root
+
+
+@pytest.fixture
+def config(data):
+    return load_config(data)
+
+
+def only_row(data, config):
+    (row,) = trials_frame(data, config).to_dicts()
+    return row
+
+
+def test_no_trials_is_an_empty_frame_with_all_columns(data, config):
+    frame = trials_frame(data, config)
+    assert frame.height == 0
+    assert {"dataset", "model", "seed", "stale", *METRICS} <= set(frame.columns)
+
+
+def test_forty_four_metrics():
+    assert len(METRICS) == 4 * (2 * 5 + 1)
+    assert {"test/hr_at_1", "test_unseen/ndcg_at_50", "valid/mrr"} <= set(METRICS)
+
+
+def test_finished_trials_are_rows_and_unfinished_ones_are_not(data, config):
+    write_finished(data, make_attempt(config, "beauty", "fparec", 0), {"test/mrr": 0.02}, epochs=5)
+    write_unfinished(data, make_attempt(config, "beauty", "fparec", 1))
+    row = only_row(data, config)
+    assert (row["dataset"], row["model"], row["seed"]) == ("beauty", "fparec", 0)
+    assert (row["test/mrr"], row["test/hr_at_5"]) == (0.02, 0.5)
+    assert (row["best_epoch"], row["hit_cap"], row["stale"]) == (4, False, False)
+
+
+@pytest.mark.parametrize("model", ["fparec", "popularity"])
+def test_other_splits_make_stale(data, config, model):
+    write_finished(data, make_attempt(config, "beauty", model, 0))
+    assert not only_row(data, config)["stale"]
+    write_splits(data, "beauty", data_hash="e" * 16)
+    assert only_row(data, config)["stale"]
+
+
+def test_another_configuration_makes_stale(data, config):
+    write_finished(data, make_attempt(config, "beauty", "fparec", 0))
+    (data.root / "datasets.toml").write_text("[beauty.hyperparameters]\ndropout = 0.1\n")
+    assert only_row(data, load_config(data))["stale"]
+
+
+def test_an_arm_that_is_configured_no_more_is_stale(data, config):
+    attempt = make_attempt(config, "beauty", "fparec", 0)
+    write_finished(data, attempt.model_copy(update={"model": "fparec_old"}))
+    assert only_row(data, config)["stale"]
+
+
+@pytest.mark.parametrize("model", ["fparec", "popularity"])
+def test_without_splits_here_only_the_configuration_counts(data, config, model):
+    assert data_hash("toys", data) is None
+    write_finished(data, make_attempt(config, "toys", model, 0))
+    assert not only_row(data, config)["stale"]
+
+
+def test_last_ten_has_no_metrics_with_the_history_removed(data, config):
+    write_finished(data, make_attempt(config, "beauty", "last_ten", 0))
+    row = only_row(data, config)
+    assert row["test_unseen/ndcg_at_10"] is None
+    assert row["valid_unseen/mrr"] is None
+    assert row["test/ndcg_at_10"] == 0.5
+
+
+def test_an_unreadable_record_is_left_out_with_a_warning(data, config, caplog):
+    folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0))
+    (folder / "trial.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        assert trials_frame(data, config).height == 0
+    assert str(folder / "trial.json") in caplog.text
