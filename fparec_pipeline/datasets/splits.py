@@ -1,0 +1,277 @@
+"""The splits of a dataset: made from its raw file, kept on disk, read as flat arrays.
+
+A folder `data/splits/<dataset>/` holds `train`, `valid`, `test`, `items` and `users` as parquet
+files and `stats.json`. It is written under a temporary name and renamed, so that a folder of that
+name is a finished one. `stats.json` has the sha256 of every file and the *logical data hash*: a
+hash of what a model is given (the arrays of `Splits`), not of parquet bytes, so that another
+version of the writer changes no trial's fingerprint.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from filelock import FileLock
+
+from fparec_pipeline.config import Dataset
+from fparec_pipeline.datasets.files import digest
+from fparec_pipeline.datasets.preprocess import (
+    MIN_INTERACTIONS,
+    SplitsError,
+    between,
+    k_core,
+    leave_one_out,
+    numbered,
+    own_ids,
+)
+from fparec_pipeline.datasets.readers import PUBLISHED, read_interactions, stage
+from fparec_pipeline.paths import DataRoot
+
+PARTS = ("train", "valid", "test")
+TABLES = (*PARTS, "items", "users")
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset as flat arrays. Users are 1..n_users, items 1..n_items; 0 is padding."""
+
+    name: str
+    n_users: int
+    n_items: int
+    train_items: np.ndarray  # int32 (training interactions,): user after user, each chronological
+    train_offsets: np.ndarray  # int64 (n_users + 1,): user u has train_items[off[u - 1]:off[u]]
+    valid: np.ndarray  # int32 (n_users,): user u's validation item at [u - 1]
+    test: np.ndarray  # int32 (n_users,)
+    stats: dict[str, Any]  # the content of stats.json
+
+
+def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> Splits:
+    """The whole chain from the raw file to `data.splits(name)`, which it replaces.
+
+    Malformed rows go to `quarantine.parquet` in `data.raw(name)`. Two processes that make the same
+    splits do so one after the other.
+
+    Args:
+        name: the dataset's name.
+        dataset: its configuration; `raw_path` is of its active source.
+        raw_path: as `sources.fetch_raw` returned it.
+        data: where to write.
+
+    Raises:
+        RawDataError: the raw file cannot be read or has too many malformed rows.
+        SplitsError: too little is left for leave-one-out, or a published file's ids have gaps.
+    """
+    target = data.splits(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data.raw(name).mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{name}.lock"):
+        for leftover in target.parent.glob(
+            f".{name}.tmp-*"
+        ):  # of killed processes: we hold the lock
+            shutil.rmtree(leftover)
+        work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.tmp-"))
+        try:
+            sequences, quarantined = _sequences(name, dataset, raw_path, data, work)
+            folder = work / "splits"
+            _write(name, dataset.source_name, sequences, quarantined, folder)
+            if target.exists():
+                target.rename(work / "old")  # a rename cannot replace a folder with files in it
+            folder.rename(target)
+        finally:
+            shutil.rmtree(work)
+    return read_splits(target)
+
+
+def read_splits(folder: Path) -> Splits:
+    """The splits in `folder`, after checking every file's sha256 and the logical data hash.
+
+    Raises:
+        SplitsError: a file is missing or damaged; the message names it and the command that makes
+            the splits again.
+    """
+    stats = _read_stats(folder)
+    name = str(stats["dataset"])
+    for file, expected in stats["files"].items():
+        path = folder / file
+        if not path.is_file():
+            raise SplitsError(f"{path} is missing.{_advice(name)}")
+        if digest(path) != expected:
+            raise SplitsError(f"{path} is damaged: its sha256 is not the recorded.{_advice(name)}")
+    arrays = _arrays({part: pl.scan_parquet(folder / f"{part}.parquet") for part in PARTS})
+    splits = Splits(
+        name=name, n_users=int(stats["users"]), n_items=int(stats["items"]), **arrays, stats=stats
+    )
+    if logical_hash(splits) != stats["data_hash"]:
+        raise SplitsError(f"{folder / 'stats.json'} does not fit the files.{_advice(name)}")
+    return splits
+
+
+def logical_hash(splits: Splits) -> str:
+    """sha256 in hex over the sizes and arrays of the splits, whatever file they came from.
+
+    Array lengths follow from the sizes and offsets, so that no two contents have one text.
+    """
+    content = hashlib.sha256(f"{splits.n_users} {splits.n_items} ".encode())
+    content.update(splits.train_offsets.astype("<i8").tobytes())
+    for array in (splits.train_items, splits.valid, splits.test):
+        content.update(array.astype("<i4").tobytes())
+    return content.hexdigest()
+
+
+def _advice(name: str) -> str:
+    return f" Make the splits again: fparec run --datasets {name}"
+
+
+def _read_stats(folder: Path) -> dict[str, Any]:
+    path = folder / "stats.json"
+    if not path.is_file():
+        raise SplitsError(f"{path} is missing.{_advice(folder.name)}")
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        complete = {"dataset", "users", "items", "data_hash", "files"} <= stats.keys()
+    except (ValueError, AttributeError) as error:
+        raise SplitsError(f"{path} is damaged: {error}.{_advice(folder.name)}") from error
+    if not complete or set(stats["files"]) != {f"{table}.parquet" for table in TABLES}:
+        raise SplitsError(f"{path} is incomplete.{_advice(folder.name)}")
+    return stats
+
+
+def _sequences(
+    name: str, dataset: Dataset, raw_path: Path, data: DataRoot, work: Path
+) -> tuple[pl.DataFrame, int]:
+    """Sorted, numbered interactions, and how many rows were set aside.
+
+    Columns user, item, user_source, item_source, and time where the format has times.
+    """
+    source = dataset.active_source
+    rows, quarantined = stage(
+        name,
+        read_interactions(raw_path, source),
+        staged=work / "staged.parquet",
+        quarantine=data.raw(name) / "quarantine.parquet",
+    )
+    if source.reader in PUBLISHED:
+        sequences = own_ids(name, rows).collect()
+    else:
+        in_range = between(rows, source.from_date, source.to_date)
+        sequences = numbered(k_core(in_range, dataset.core)).collect()
+    _require_enough(name, dataset, sequences)
+    return sequences, quarantined
+
+
+def _require_enough(name: str, dataset: Dataset, sequences: pl.DataFrame) -> None:
+    """At least two users and items, and three interactions of every user."""
+    source = dataset.active_source
+    users, items = sequences["user"].n_unique(), sequences["item"].n_unique()
+    if users < 2 or items < 2:
+        ranged = " and the date range" if source.from_date or source.to_date else ""
+        raise SplitsError(
+            f"{name}: {users} users and {items} items are left after the {dataset.core}-core"
+            f"{ranged}; at least 2 of each are needed. Lower `core` in datasets.toml or give it "
+            "more data."
+        )
+    shortest = sequences.group_by("user").len()["len"].min()
+    if isinstance(shortest, int) and shortest < MIN_INTERACTIONS:
+        raise SplitsError(
+            f"{name}: there are users with fewer than {MIN_INTERACTIONS} interactions, which "
+            "leave-one-out cannot split. Set `core` to 3 or more in datasets.toml."
+        )
+
+
+def _write(
+    name: str, source_name: str, sequences: pl.DataFrame, quarantined: int, folder: Path
+) -> None:
+    """Writes the five parquet files and stats.json into the new folder `folder`."""
+    folder.mkdir()
+    parts = leave_one_out(sequences.lazy())
+    columns = [column for column in ("user", "item", "time") if column in sequences.columns]
+    tables = {part: rows.select(columns) for part, rows in parts.items()}
+    tables["items"] = _items(sequences.lazy(), parts["train"])
+    tables["users"] = (
+        sequences.lazy()
+        .group_by("user", maintain_order=True)
+        .agg(pl.col("user_source").first().alias("source_id"), pl.len().alias("interactions"))
+    )
+    pl.collect_all(
+        [
+            rows.sink_parquet(folder / f"{table}.parquet", lazy=True)
+            for table, rows in tables.items()
+        ]
+    )
+    arrays = _arrays({part: pl.scan_parquet(folder / f"{part}.parquet") for part in PARTS})
+    stats = {"dataset": name, "source": source_name} | _statistics(sequences, parts["train"])
+    splits = Splits(name=name, n_users=stats["users"], n_items=stats["items"], **arrays, stats={})
+    stats |= {
+        "quarantined_rows": quarantined,
+        "data_hash": logical_hash(splits),
+        "files": {f"{table}.parquet": digest(folder / f"{table}.parquet") for table in TABLES},
+    }
+    (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+
+
+def _items(sequences: pl.LazyFrame, train: pl.LazyFrame) -> pl.LazyFrame:
+    """Every item's id, its name in the source, and how often it stands in training."""
+    trained = train.group_by("item").agg(pl.len().alias("train_count"))
+    return (
+        sequences.group_by("item")
+        .agg(pl.col("item_source").first().alias("source_id"))
+        .join(trained, on="item", how="left")
+        .with_columns(pl.col("train_count").fill_null(0))
+        .sort("item")
+    )
+
+
+def _arrays(parts: dict[str, pl.LazyFrame]) -> dict[str, np.ndarray]:
+    """The arrays of `Splits` from the three frames, which are sorted by user, then position.
+
+    They own their memory, because torch warns of arrays that it could not write to.
+    """
+    train, valid, test = pl.collect_all([parts[part].select("user", "item") for part in PARTS])
+    lengths = np.bincount(train["user"].to_numpy(), minlength=valid.height + 1)[1:]
+    return {
+        "train_items": train["item"].to_numpy(writable=True),
+        "train_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "valid": valid["item"].to_numpy(writable=True),
+        "test": test["item"].to_numpy(writable=True),
+    }
+
+
+def _statistics(sequences: pl.DataFrame, train: pl.LazyFrame) -> dict[str, Any]:
+    """Counts, lengths (all interactions of a user) and repeats."""
+    users, items, interactions = (
+        sequences["user"].n_unique(),
+        sequences["item"].n_unique(),
+        sequences.height,
+    )
+    per_user = (
+        sequences.lazy()
+        .group_by("user")
+        .agg(
+            pl.len().alias("length"),
+            (pl.len() - pl.col("item").n_unique()).alias("repeats"),
+            pl.col("item").head(pl.len() - 1).eq(pl.col("item").last()).any().alias("test_seen"),
+        )
+        .collect()
+    )
+    lengths = per_user["length"]
+    return {
+        "users": users,
+        "items": items,
+        "interactions": interactions,
+        "average_length": interactions / users,
+        "density": interactions / (users * items),
+        "length_quantiles": {
+            f"{q:g}": lengths.quantile(q, interpolation="nearest") for q in QUANTILES
+        },
+        "items_never_trained": items - train.select(pl.col("item").n_unique()).collect().item(),
+        "users_with_repeats": per_user.filter(pl.col("repeats") > 0).height,
+        "repeated_interactions": int(per_user["repeats"].sum()),
+        "test_items_in_history": int(per_user["test_seen"].sum()),
+    }
