@@ -1,0 +1,148 @@
+"""What must be true of splits on disk; each check reads the files, never the code that made them.
+
+A failed check of severity `error` blocks what stands downstream; a `warning` is only shown.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from fparec_pipeline.config import Dataset
+from fparec_pipeline.datasets.splits import PARTS, read_splits
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found; `details` are plain values to show beside the message."""
+
+    name: str
+    passed: bool
+    severity: Literal["error", "warning"]
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def check_splits(folder: Path, dataset: Dataset) -> list[CheckResult]:
+    """All of `CHECKS`, in order, on intact splits.
+
+    Args:
+        folder: `data/splits/<dataset>/`.
+        dataset: its configuration (expected counts, core).
+
+    Raises:
+        SplitsError: a file is missing or damaged.
+    """
+    read_splits(folder)
+    return [check(folder, dataset) for check in CHECKS.values()]
+
+
+def expected_counts(folder: Path, dataset: Dataset) -> CheckResult:
+    """Users, items and interactions equal the configured counts (the paper's Table 2).
+
+    A warning only for a source placed by hand: its publisher changes it over the years.
+    """
+    everything = _interactions(folder)
+    found = everything.select(
+        users=pl.col("user").n_unique(), items=pl.col("item").n_unique(), interactions=pl.len()
+    )
+    counts = found.collect().row(0, named=True)
+    expected = dataset.expected.model_dump() if dataset.expected else {}
+    off = [
+        f"{counts[key]:,} {key}, not {value:,}"
+        for key, value in expected.items()
+        if counts[key] != value
+    ]
+    message = "; ".join(off) or ("as expected" if expected else "no counts are configured")
+    return CheckResult(
+        name="expected_counts",
+        passed=not off,
+        severity="warning" if dataset.active_source.manual else "error",
+        message=message,
+        details=counts | {f"expected_{key}": value for key, value in expected.items()},
+    )
+
+
+def one_validation_and_test_item(folder: Path, dataset: Dataset) -> CheckResult:
+    """Every user has exactly one validation and one test item, and something to train on."""
+    users = pl.scan_parquet(folder / "users.parquet").select("user")
+    for part in PARTS:
+        rows = _part(folder, part).group_by("user").agg(pl.len().alias(part))
+        users = users.join(rows, on="user", how="full", coalesce=True)
+    wrong = pl.col("train").is_null() | pl.any_horizontal(
+        pl.col("valid", "test").fill_null(0).ne(1)
+    )
+    return _none_of("one_validation_and_test_item", "user", users.filter(wrong))
+
+
+def contiguous_ids(folder: Path, dataset: Dataset) -> CheckResult:
+    """Users and items are 1..N in their tables, in this order, and those of the parts."""
+    wrong = []
+    for table, column in (("users", "user"), ("items", "item")):
+        listed = pl.read_parquet(folder / f"{table}.parquet")[column]
+        if listed.to_list() != list(range(1, len(listed) + 1)):
+            wrong.append(f"{table}.parquet is not 1..{len(listed):,}")
+        used = _interactions(folder).select(pl.col(column).unique().sort()).collect()[column]
+        if not used.equals(listed.sort()):
+            wrong.append(f"the {table} of train, valid and test are not those of {table}.parquet")
+    message = "; ".join(wrong) or "users and items are numbered from 1 without gaps"
+    return CheckResult("contiguous_ids", not wrong, "error", message)
+
+
+def held_out_come_last(folder: Path, dataset: Dataset) -> CheckResult:
+    """Where there are times: training in order, then validation, then test; ties are allowed."""
+    everything = _interactions(folder)
+    if "time" not in everything.collect_schema():
+        return CheckResult("held_out_come_last", True, "error", "the source has no times")
+    backwards = (pl.col("time").diff() < 0).over("user")
+    unordered = everything.filter(backwards | pl.col("time").is_null()).select("user").unique()
+    return _none_of("held_out_come_last", "user", unordered)
+
+
+def at_least_core(folder: Path, dataset: Dataset) -> CheckResult:
+    """No user and no item has fewer interactions than the dataset's core."""
+    everything = _interactions(folder)
+    below = {
+        f"{column}s_below_core": everything.group_by(column)
+        .len()
+        .filter(pl.col("len") < dataset.core)
+        .select(pl.len())
+        .collect()
+        .item()
+        for column in ("user", "item")
+    }
+    passed = not any(below.values())
+    message = (
+        f"every user and item has at least {dataset.core} interactions"
+        if passed
+        else "; ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in below.items())
+    )
+    return CheckResult("at_least_core", passed, "error", message, below)
+
+
+def _part(folder: Path, part: str) -> pl.LazyFrame:
+    return pl.scan_parquet(folder / f"{part}.parquet")
+
+
+def _interactions(folder: Path) -> pl.LazyFrame:
+    """All three parts, so that each user's rows stand in the order train, valid, test."""
+    return pl.concat([_part(folder, part) for part in PARTS])
+
+
+def _none_of(name: str, what: str, violating: pl.LazyFrame) -> CheckResult:
+    """The result of a check that looks for violating users or items and should find none."""
+    found = violating.select(what).sort(what).collect()[what]
+    examples = found.head(5).to_list()
+    message = f"{len(found):,} {what}s violate it, such as {examples}" if examples else "holds"
+    return CheckResult(name, not examples, "error", message, {f"violating_{what}s": len(found)})
+
+
+CHECKS: dict[str, Callable[[Path, Dataset], CheckResult]] = {
+    "expected_counts": expected_counts,
+    "one_validation_and_test_item": one_validation_and_test_item,
+    "contiguous_ids": contiguous_ids,
+    "held_out_come_last": held_out_come_last,
+    "at_least_core": at_least_core,
+}
