@@ -205,6 +205,11 @@ class Config(BaseModel):
     # study -> dataset -> arm -> metric -> value, as printed in the paper
     paper: dict[str, dict[str, dict[str, dict[str, float]]]]
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that a study names, in order: the seeds of the benchmark."""
+        return tuple(sorted({seed for study in self.studies.values() for seed in study.seeds}))
+
     def trial(self, dataset: str, model: str, seed: int) -> Trial:
         """The trial with its hyper-parameters resolved.
 

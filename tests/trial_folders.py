@@ -65,14 +65,13 @@ def make_attempt(config: Config, dataset: str, model: str, seed: int, **changes:
 
 
 def make_history(epochs: int) -> list[dict[str, Any]]:
-    """One row an epoch of 2 s; the last but one is the best."""
-    best = max(epochs - 1, 1)
+    """One row an epoch of 2 s, each better than the one before."""
     return [
         {
             "epoch": epoch,
             "loss": 9.0 - epoch / 10,
-            "valid_hr_at_10": 0.08 - abs(epoch - best) / 1000,
-            "valid_ndcg_at_10": 0.04 - abs(epoch - best) / 1000,
+            "valid_hr_at_10": 0.08 + epoch / 1000,
+            "valid_ndcg_at_10": 0.04 + epoch / 1000,
             "seconds": 2.0,
             "targets_per_second": 20_000.0,
         }
@@ -117,7 +116,7 @@ def write_finished(
         seconds=300.0,
         targets_per_second=20_000.0 if attempt.trained else None,
         epochs=epochs if attempt.trained else 0,
-        best_epoch=max(epochs - 1, 1) if attempt.trained else 0,
+        best_epoch=epochs if attempt.trained else 0,
         hit_cap=hit_cap,
         metrics=dict.fromkeys(names, 0.5) | (metrics or {}),
         files={name: sha256(folder / name) for name in files},

@@ -144,7 +144,7 @@ class PositionalMixer(nn.Module):
         if self.all_columns:
             weights = torch.softmax(self.logits(L), dim=-1)[:, -L:].tril()[rows]
             return (self.dropout(weights) @ v.view(L, b * d)).view(-1, b, d)
-        weights = causal_exponentials(self.logits(L)[:, -L:])[rows]
+        weights = causal_exponentials(self.logits(L))[rows, -L:]
         numerator = (self.dropout(weights) @ v.view(L, b * d)).view(-1, b, d)
         denominator = weights @ valid  # (Lq, b), zero only where the row itself is padding
         return numerator / denominator.masked_fill(~mask[rows], 1).unsqueeze(-1)
@@ -225,8 +225,12 @@ class ExponentialAnnealing(HandcraftedMixer):
 
 
 def causal_exponentials(logits: Tensor) -> Tensor:
-    """exp(A − causal row maximum), zero above the diagonal: (L, L) → (L, L), entries in [0, 1]."""
-    future = torch.ones_like(logits, dtype=torch.bool).triu(1)
+    """exp(A − causal row maximum), zero above the diagonal, for the last L rows: (L, n) → (L, n).
+
+    The maximum is over the full window, so that trimming shared padding changes no output.
+    """
+    L, n = logits.shape
+    future = torch.ones_like(logits, dtype=torch.bool).triu(1 + n - L)
     # A constant for the softmax, so it takes no gradient.
     top = logits.detach().masked_fill(future, -torch.inf).amax(-1, keepdim=True)
     return (logits - top).clamp(MIN_EXPONENT, 0).exp().masked_fill(future, 0)

@@ -11,14 +11,18 @@ from fparec_pipeline.config import (
     REFERENCES,
     Config,
     ConfigError,
+    Trial,
     known,
     reference_fingerprint,
 )
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import (
+    RECORD,
     Attempt,
     TrialCorrupt,
     TrialRecord,
+    is_locked,
+    read_attempt,
     read_record,
     trial_folders,
 )
@@ -119,3 +123,30 @@ def _readable_record(folder: Path) -> TrialRecord | None:
 def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     values = record.model_dump() | {"stale": stale} | record.metrics
     return {name: values.get(name) for name in SCHEMA}
+
+
+def trial_status(folder: Path, trial: Trial, data: DataRoot) -> str:
+    """ "done", "stale", "running", "interrupted" or "missing": how a trial stands today."""
+    attempt = read_attempt(folder)
+    if attempt is None:
+        return "missing"
+    if is_locked(folder):
+        return "running"
+    if _readable_record(folder) is None:
+        return "interrupted"
+    today = trial.fingerprint(data_hash(trial.dataset, data) or attempt.data_hash)
+    return "done" if attempt.fingerprint == today else "stale"
+
+
+def disposable(data: DataRoot, config: Config) -> list[tuple[Path, str]]:
+    """Folders that stand in no table and are not being trained, with the reason."""
+    found = []
+    for folder in trial_folders(data):
+        attempt = read_attempt(folder)
+        if attempt is None or is_locked(folder):
+            continue
+        if not (folder / RECORD).exists():
+            found.append((folder, "interrupted"))
+        elif is_stale(attempt, config, data_hash(attempt.dataset, data)):
+            found.append((folder, "stale"))
+    return found

@@ -164,6 +164,7 @@ def metrics_from_ranks(ranks: np.ndarray) -> dict[str, float]:
     HR@k is the share of ranks ≤ k; NDCG@k the mean of 1 / log₂(1 + rank) where rank ≤ k, else 0;
     MRR the mean of 1 / rank.
     """
+    ranks = ranks.astype(np.float64)  # small integers, as on disk, would overflow
     gains = 1 / np.log2(1 + ranks)
     metrics = {}
     for k in CUTOFFS:

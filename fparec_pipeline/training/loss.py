@@ -87,9 +87,7 @@ def loss_and_gradients(
         total = exponentials.sum(1, keepdim=True)
         log_total[block] = ((top + total.log2()) * math.log(2)).squeeze(1)
         d_hidden[block] = mm_nt(exponentials, weight_t).div_(total)
-        valid = max(0, min(T - start, rows))  # rows that pad the last block weigh nothing
-        normalized = (hidden_padded[block] / total).T.contiguous()
-        normalized[:, valid:] = 0
+        normalized = (hidden_padded[block] / total).T.contiguous()  # zero where rows are padded
         d_weight_t += mm_nt(normalized, exponentials.T)
     d_hidden = d_hidden[:T]
     target_rows = weight[targets]

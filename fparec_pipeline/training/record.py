@@ -107,6 +107,20 @@ class TrialView:
     running: bool  # some process holds the lock
 
 
+@dataclass(frozen=True)
+class Progress:
+    """One epoch's news of a trial that trains."""
+
+    dataset: str
+    model: str
+    seed: int
+    epoch: int
+    max_epochs: int
+    best_epoch: int
+    valid_ndcg_at_10: float
+    targets_per_second: float
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yields the path to write to; at the end that file, synced to disk, takes the name `path`.

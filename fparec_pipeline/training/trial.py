@@ -15,7 +15,6 @@ import statistics
 import time
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +49,7 @@ from fparec_pipeline.training.record import (
     RECORD,
     WEIGHTS,
     Attempt,
+    Progress,
     TrialRecord,
     commit,
     hardware,
@@ -70,20 +70,6 @@ PARTS: tuple[Part, Part] = ("valid", "test")
 
 class TrainingDiverged(ArithmeticError):
     """The loss or a score became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One epoch's news."""
-
-    dataset: str
-    model: str
-    seed: int
-    epoch: int
-    max_epochs: int
-    best_epoch: int
-    valid_ndcg_at_10: float
-    targets_per_second: float
 
 
 class Observer(Protocol):

@@ -42,7 +42,7 @@ def test_finished_trials_are_rows_and_unfinished_ones_are_not(data, config):
     row = only_row(data, config)
     assert (row["dataset"], row["model"], row["seed"]) == ("beauty", "fparec", 0)
     assert (row["test/mrr"], row["test/hr_at_5"]) == (0.02, 0.5)
-    assert (row["best_epoch"], row["hit_cap"], row["stale"]) == (4, False, False)
+    assert (row["best_epoch"], row["hit_cap"], row["stale"]) == (5, False, False)
 
 
 @pytest.mark.parametrize("model", ["fparec", "popularity"])

@@ -77,7 +77,7 @@ def test_a_finished_trial_is_read_back(data, attempt):
     folder = write_finished(data, attempt, {"test/ndcg_at_10": 0.0417}, epochs=5, hit_cap=True)
     record = read_record(folder)
     assert record.metrics["test/ndcg_at_10"] == 0.0417
-    assert (record.epochs, record.best_epoch, record.hit_cap) == (5, 4, True)
+    assert (record.epochs, record.best_epoch, record.hit_cap) == (5, 5, True)
     view = view_trial(folder)
     assert view.record == record
     assert view.attempt == attempt.model_dump()

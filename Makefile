@@ -1,0 +1,32 @@
+# make install | quickstart | test | test-quick | lint | dev
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install quickstart test lint dev
+
+install: $(STAMP)
+
+# The CPU build of torch is enough for everything here; with a CUDA build of your own in .venv,
+# pip keeps it as long as its version is the pinned one.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+quickstart: install
+	$(BIN)/fparec run --datasets ml-latest-small --jobs 2
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+dev: install
+	$(BIN)/fparec dev

@@ -1,0 +1,108 @@
+"""Assets `raw` and `splits`, by dataset."""
+
+from inspect import getdoc
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from fparec_pipeline.config import Config
+from fparec_pipeline.datasets.checks import CHECKS, check_splits
+from fparec_pipeline.datasets.sources import fetch_raw
+from fparec_pipeline.datasets.splits import TABLES, make_splits, read_splits
+from fparec_pipeline.defs.partitions import dataset_partitions
+from fparec_pipeline.defs.resources import Workspace
+
+SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
+
+
+def data_assets(config: Config) -> list[dg.AssetsDefinition]:
+    """`raw` and `splits` for the configured datasets."""
+    partitions = dataset_partitions(config)
+
+    @dg.asset(
+        partitions_def=partitions,
+        group_name="data",
+        kinds={"file"},
+        owners=["team:data"],
+        code_version="1",
+        description="The dataset's file as its publisher has it: downloaded, checked, kept.",
+    )
+    def raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        name = context.partition_key
+        dataset = workspace.config.datasets[name]
+        path = fetch_raw(name, dataset, workspace.data)
+        return dg.MaterializeResult(
+            metadata={
+                "path": dg.MetadataValue.path(path),
+                "bytes": path.stat().st_size,
+                "source": dataset.source_name,
+                "address": dataset.active_source.address or dataset.active_source.reader,
+                "licence": dataset.licence or "see the publisher",
+            }
+        )
+
+    @dg.asset(
+        partitions_def=partitions,
+        deps=[raw],
+        group_name="data",
+        kinds={"polars", "parquet"},
+        owners=["team:data"],
+        code_version="1",
+        check_specs=[
+            dg.AssetCheckSpec(name, asset="splits", blocking=True, description=getdoc(check))
+            for name, check in CHECKS.items()
+        ],
+        description="Training, validation and test items of every user (leave-one-out), with ids "
+        "from 1 and statistics.",
+    )
+    def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        name, data = context.partition_key, workspace.data
+        dataset = workspace.config.datasets[name]
+        made = make_splits(name, dataset, fetch_raw(name, dataset, data), data)
+        folder = data.splits(name)
+        results = check_splits(folder, dataset)
+        return dg.MaterializeResult(
+            metadata={
+                **{k: v for k, v in made.stats.items() if isinstance(v, int | float | str)},
+                "length_quantiles": dg.MetadataValue.json(made.stats["length_quantiles"]),
+                "dagster/row_count": made.stats["interactions"],
+                "dagster/column_schema": _columns(folder / "train.parquet"),
+                "path": dg.MetadataValue.path(folder),
+                "tables": dg.MetadataValue.json([f"{table}.parquet" for table in TABLES]),
+            },
+            data_version=dg.DataVersion(made.stats["data_hash"]),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=result.name,
+                    passed=result.passed,
+                    severity=SEVERITIES[result.severity],
+                    metadata={"message": result.message, **_plain(result.details)},
+                )
+                for result in results
+            ],
+        )
+
+    return [raw, splits]
+
+
+def splits_are_current(name: str, workspace: Workspace) -> bool:
+    """Whether intact splits of today's source are on disk."""
+    from fparec_pipeline.datasets.preprocess import SplitsError
+
+    try:
+        stats = read_splits(workspace.data.splits(name)).stats
+    except SplitsError:
+        return False
+    return bool(stats["source"] == workspace.config.datasets[name].source_name)
+
+
+def _columns(parquet: Any) -> dg.TableSchemaMetadataValue:
+    schema = pl.scan_parquet(parquet).collect_schema()
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema([dg.TableColumn(name, str(dtype)) for name, dtype in schema.items()])
+    )
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    return {"details": dg.MetadataValue.json(details)} if details else {}

@@ -1,0 +1,218 @@
+"""Materialises assets in this process, or trials in worker processes, on the persistent instance.
+
+Notable:
+* Short runs go through `dg.materialize` in process (about a second each, against ten for a run of
+  its own), on the instance that `dagster dev` shows.
+* Workers are spawned and watch their parent: when it dies, however it dies, they end.
+* A trial that fails does not stop the others.
+"""
+
+import multiprocessing
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from fparec_pipeline.config import PACKAGE, Config, Trial
+from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.defs.training import TRAINED, data_version, trial_metadata
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.record import Progress, read_record
+
+DATA_VERSION = "dagster/data_version"  # a materialization's tag
+QUIET = {"console": {"config": {"log_level": "ERROR"}}}
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a trial's materialisation is told beside the trial."""
+
+    data_root: str
+    device: str
+    retrain: bool
+
+
+def prepare_dagster_home(data: DataRoot) -> Path:
+    """The persistent DAGSTER_HOME of the data root, with the packaged `dagster.yaml`."""
+    home = data.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    target = home / "dagster.yaml"
+    if not target.exists():
+        shutil.copyfile(PACKAGE / "dagster.yaml", target)
+    return home
+
+
+@contextmanager
+def instance(data: DataRoot) -> Iterator[dg.DagsterInstance]:
+    """The persistent Dagster instance of the data root, or the one that DAGSTER_HOME names."""
+    home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
+    with dg.DagsterInstance.from_config(home) as opened:
+        yield opened
+
+
+def materialize(
+    keys: Sequence[str],
+    data: DataRoot,
+    on: dg.DagsterInstance,
+    *,
+    partition: str | None = None,
+    device: str = "auto",
+    listener: Callable[[Progress], None] | None = None,
+    ops: dict[str, Any] | None = None,
+) -> str | None:
+    """Materialise assets in this process; the error's text when one fails."""
+    from fparec_pipeline.definitions import build_defs
+
+    definitions = build_defs(data)
+    assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    result = dg.materialize(
+        assets,
+        selection=[dg.AssetKey(key.split("/")) for key in keys],
+        instance=on,
+        partition_key=partition,
+        resources={
+            "workspace": Workspace(data_root=str(data.root), device=device),
+            "listener": listener or (lambda progress: None),
+        },
+        run_config={"loggers": QUIET, "ops": ops or {}},
+        raise_on_error=False,
+    )
+    return None if result.success else _reason(result)
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """The innermost error's message of a failed run, and its failed checks."""
+    lines = [
+        f"check {check.check_name} of {check.asset_key.to_user_string()} failed: "
+        f"{check.metadata['message'].value}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+    for event in result.all_events:
+        if event.is_failure and event.is_step_event:
+            error = event.step_failure_data.error
+            while error and error.cause:
+                error = error.cause
+            if error and not lines:
+                lines.append(error.message.strip())
+    return "; ".join(lines) or "the run failed; see its page in Dagster"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the materialisation of a trial ended."""
+
+    trial: Trial
+    error: str | None
+
+
+def train(
+    trials: Sequence[Trial],
+    options: Options,
+    workers: int,
+    on_progress: Callable[[Progress], None],
+) -> Iterator[Outcome]:
+    """Materialise trials in `workers` processes; yields each as it ends."""
+    context = multiprocessing.get_context("spawn")
+    news = context.Queue()
+    with ProcessPoolExecutor(workers, context, _start_worker, (news, os.getpid())) as pool:
+        pending: dict[Future[str | None], Trial] = {
+            pool.submit(_train_one, trial, options): trial for trial in trials
+        }
+        try:
+            while pending:
+                done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for progress in _drain(news):
+                    on_progress(progress)
+                for future in done:
+                    trial = pending.pop(future)
+                    failure = future.exception()
+                    yield Outcome(trial, str(failure) if failure else future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _drain(news: Any) -> Iterator[Progress]:
+    while True:
+        try:
+            yield news.get_nowait()
+        except queue.Empty:
+            return
+
+
+_news: Any = None  # of a worker: where its progress goes
+
+
+def _start_worker(news: Any, parent: int) -> None:
+    global _news
+    _news = news
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)  # nobody waits for this trial; its checkpoint resumes it
+
+
+def _train_one(trial: Trial, options: Options) -> str | None:
+    data = DataRoot(Path(options.data_root))
+    keys = dg.MultiPartitionKey({"dataset": trial.dataset, "seed": str(trial.seed)})
+    with instance(data) as on:
+        return materialize(
+            [f"{TRAINED}/{trial.model}"],
+            data,
+            on,
+            partition=keys,
+            device=options.device,
+            listener=_news.put,
+            ops={f"{TRAINED}__{trial.model}": {"config": {"retrain": options.retrain}}},
+        )
+
+
+def report_missing(folders: Sequence[Path], config: Config, on: dg.DagsterInstance) -> int:
+    """Record finished trials that Dagster does not know, such as those copied in from elsewhere.
+
+    Returns:
+        How many materializations were recorded.
+    """
+    known = [folder for folder in folders if _report(folder, config, on)]
+    return len(known)
+
+
+def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> bool:
+    record = read_record(folder)
+    if record is None or not record.trained or record.model not in config.models:
+        return False
+    key = dg.AssetKey([TRAINED, record.model])
+    partition = dg.MultiPartitionKey({"dataset": record.dataset, "seed": str(record.seed)})
+    tags = {DATA_VERSION: data_version(record)}
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    latest = on.fetch_materializations(wanted, limit=1).records
+    if (
+        latest
+        and (latest[0].asset_materialization.tags or {}).get(DATA_VERSION) == tags[DATA_VERSION]
+    ):
+        return False
+    on.report_runless_asset_event(
+        dg.AssetMaterialization(
+            key,
+            partition=partition,
+            metadata=trial_metadata(folder, record, config.titles[record.model]),
+            tags=tags,
+        )
+    )
+    return True

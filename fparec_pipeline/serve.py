@@ -1,0 +1,60 @@
+"""`fparec dev`: Dagster and an MLflow server side by side, ended by one Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from fparec_pipeline.materialize import prepare_dagster_home
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.tracking import Tracker
+
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 30
+
+
+def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
+    """Run both servers until a signal or until one of them ends; returns the exit status."""
+    tracker = Tracker(None, data)
+    tracker.initialise()
+    scripts = Path(sys.executable).parent
+    home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
+    environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
+    dagster = [scripts / "dagster", "dev", "-h", HOST, "-p", str(dagster_port)]
+    dagster += ["-m", "fparec_pipeline.definitions"]
+    mlflow = [scripts / "mlflow", "server", "--host", HOST, "--port", str(mlflow_port)]
+    mlflow += ["--backend-store-uri", tracker.uri, "--workers", "1"]
+    # Sessions of their own: Ctrl-C reaches this process alone, which passes it on once to each.
+    servers = [
+        subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
+        for command in (dagster, mlflow)
+    ]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        while all(server.poll() is None for server in servers):
+            time.sleep(POLL_SECONDS)
+        return next(server.returncode or 1 for server in servers if server.poll() is not None)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for server in servers:
+            _end(server)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is not None:
+        return
+    server.send_signal(signal.SIGINT)
+    try:
+        server.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)

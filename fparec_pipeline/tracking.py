@@ -1,0 +1,465 @@
+"""MLflow, behind one small class: a view of the trials' folders, brought up to date by `sync`.
+
+Notable:
+* One run per attempt at a trial. The folders are the facts: a run can be deleted, or the whole
+  store, and the next sync makes it again. A finished folder's run is the current one of its
+  (dataset, model, seed); runs of other attempts are tagged `superseded=true`.
+* Every current run is tagged `superseded=false`, because MLflow's `!=` does not match a run that
+  lacks the tag: `tags.superseded = 'false'` is the filter to use.
+* MLflow out of reach never stops a training: one warning, None as the answer, and `fparec sync`
+  completes the runs later.
+* mlflow is imported inside functions: it takes seconds.
+"""
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import polars as pl
+from filelock import FileLock
+
+from fparec_pipeline.config import REFERENCES, Config, load_config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.figures import learning_curve
+from fparec_pipeline.results.frame import data_hash, is_stale
+from fparec_pipeline.training.record import (
+    HISTORY,
+    RANKS,
+    RECORD,
+    Attempt,
+    TrialCorrupt,
+    TrialRecord,
+    TrialView,
+    is_locked,
+    view_trial,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+TRIALS = "fparec"  # the experiment of all trials: a leaderboard is one search in it
+TABLES = "fparec-tables"
+LOCAL_SERVER = "http://127.0.0.1:5000"  # shows the default store; started by `make dev`
+IDENTITY = ("dataset", "model", "seed")
+
+_METRICS_PER_BATCH = 1000  # MLflow's limit
+_LOCK_SECONDS = 60.0
+_PAUSE_SECONDS = 60.0  # how long a store that failed is left alone
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+# Addresses that failed in this process -> when to try again: one warning, and one wait for a
+# time-out, however many trackers the process makes.
+_outages: dict[str, float] = {}
+
+
+def default_uri(data: DataRoot) -> str:
+    """The SQLite store of the data root."""
+    return f"sqlite:///{(data.mlflow / 'mlflow.db').resolve()}"
+
+
+def masked(text: str) -> str:
+    """`text` with the password of every address in it replaced by ***."""
+    return re.sub(r"(://[^:/@\s]*:)[^\s/]*@", r"\1***@", text)
+
+
+class Tracker:
+    """Keeps MLflow's runs equal to the trials' folders."""
+
+    def __init__(self, uri: str | None, data: DataRoot) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            uri: the tracking store; None: `MLFLOW_TRACKING_URI`, else SQLite in the data root.
+            data: whose trials are tracked.
+        """
+        self.data = data
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(data)
+        self._client: MlflowClient | None = None
+        self._experiments: dict[str, str] = {}  # name -> id
+        self._config: Config | None = None
+
+    def initialise(self) -> bool:
+        """Open the store, making its tables and experiments where they are not there yet.
+
+        Processes that call this at the same time wait for one another. Every other method calls it
+        when needed; call it before parallel work, so that none of it waits.
+
+        Returns:
+            False when MLflow cannot be reached (a warning is logged, the first time).
+        """
+        return self._reach(lambda client: True) or False
+
+    def sync_trial(self, folder: Path, extra_tags: Mapping[str, str] | None = None) -> str | None:
+        """Bring the run of the folder's attempt up to date. Calling it again changes nothing.
+
+        Args:
+            folder: a trial's folder, finished or not.
+            extra_tags: such as `dagster_run_id`; a run that is finished keeps those it has.
+
+        Returns:
+            The run's id; None when nothing was started there or MLflow cannot be reached.
+
+        Raises:
+            TrialCorrupt: the folder is damaged.
+        """
+        view = view_trial(folder)
+        if view is None:
+            return None
+        return self._reach(lambda client: self._sync(client, view, extra_tags or {}))
+
+    def sync_all(self, folders: Iterable[Path]) -> int | None:
+        """Bring the runs of all these trials up to date, and settle what was interrupted.
+
+        A run that is RUNNING in MLflow while no process holds its trial becomes KILLED. A damaged
+        folder is passed over with a warning.
+
+        Returns:
+            How many trials were synced; None when MLflow cannot be reached.
+        """
+        if self.uri in _outages:
+            _outages[self.uri] = 0.0  # try at once
+        self._config = None  # a long-lived process sees today's files
+        views = [view for folder in folders if (view := _readable_view(folder))]
+        return self._reach(lambda client: self._sync_views(client, views))
+
+    def log_table(
+        self,
+        name: str,
+        markdown: str,
+        rows: list[dict[str, Any]],
+        tags: Mapping[str, str] | None = None,
+    ) -> str | None:
+        """One run per result table, with its markdown and its rows (JSON) as artifacts.
+
+        The same content as the current run of that name makes no new run; another content makes
+        one, and tags the run before `superseded=true`.
+
+        Returns:
+            The run's id; None when MLflow cannot be reached.
+        """
+        return self._reach(lambda client: self._log_table(client, name, markdown, rows, tags or {}))
+
+    def run_url(self, run_id: str) -> str | None:
+        """Where a browser finds the run, or None when MLflow cannot be reached."""
+        run = self._reach(lambda client: client.get_run(run_id))
+        if run is None:
+            return None
+        server = re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else LOCAL_SERVER
+        return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+
+    @property
+    def _remote(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def _origin(self) -> str:
+        """Whose trials these are, where several data roots share one store."""
+        if self.uri == default_uri(self.data):
+            return "local"  # the store lies in the data root, and moves with it
+        return f"{platform.node()}:{self.data.root.resolve()}"
+
+    def _reach(self, action: Callable[["MlflowClient"], T]) -> T | None:
+        """The action's answer, or None, with one warning, when the store does not answer."""
+        if time.monotonic() < _outages.get(self.uri, 0.0):
+            return None
+        try:
+            return action(self._connected())
+        except _unreachable() as error:
+            if self.uri not in _outages:
+                logger.warning(
+                    "MLflow at %s cannot be used just now; the results are safe in %s, and "
+                    "`fparec sync` brings MLflow up to date later. (%s)",
+                    masked(self.uri),
+                    self.data.trials,
+                    masked(str(error).partition("\n")[0]),
+                )
+            _outages[self.uri] = time.monotonic() + _PAUSE_SECONDS
+            return None
+
+    def _connected(self) -> "MlflowClient":
+        if self._client is None:
+            for name, value in _ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            from mlflow import MlflowClient
+
+            with self._alone():  # whoever comes first makes the tables
+                client = MlflowClient(tracking_uri=self.uri)
+                self._experiments = {
+                    name: self._experiment(client, name) for name in (TRIALS, TABLES)
+                }
+            self._client = client
+        return self._client
+
+    def _alone(self) -> FileLock:
+        """A lock among the processes of this data root; wait, but not for ever."""
+        self.data.mlflow.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.data.mlflow / ".lock", timeout=_LOCK_SECONDS)
+
+    def _experiment(self, client: "MlflowClient", name: str) -> str:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            folder = self.data.mlflow.resolve() / "artifacts" / name
+            artifacts = None if self._remote else folder.as_uri()
+            return client.create_experiment(name, artifact_location=artifacts)
+        return found.experiment_id
+
+    def _runs(
+        self, client: "MlflowClient", experiment: str, where: Mapping[str, str]
+    ) -> list["Run"]:
+        clauses = [f"tags.`{key}` = '{value}'" for key, value in where.items()]
+        return list(client.search_runs([self._experiments[experiment]], " and ".join(clauses)))
+
+    def _sync_views(self, client: "MlflowClient", views: list[TrialView]) -> int:
+        for view in views:
+            self._sync(client, view, {})
+        self._settle_interrupted(client)
+        return len(views)
+
+    def _sync(self, client: "MlflowClient", view: TrialView, extra_tags: Mapping[str, str]) -> str:
+        tags = self._tags(view)
+        with self._alone():  # two processes that sync one trial must not make two runs
+            identity = {key: tags[key] for key in IDENTITY}
+            runs = {run.data.tags["attempt"]: run for run in self._runs(client, TRIALS, identity)}
+            run = runs.pop(tags["attempt"], None) or self._create(client, view, tags)
+        done = run.info.status == "FINISHED"
+        if view.record:
+            tags |= {"superseded": "false"}
+        _retag(client, run, tags if done else tags | dict(extra_tags))
+        _untag(client, run, tags)
+        if not done:
+            _log_epochs(client, run, view.history)
+            if view.record:
+                _log_result(client, run, view, view.record)
+            _set_status(client, run, view)
+        self._supersede(client, view, run, runs.values())
+        return run.info.run_id
+
+    def _create(self, client: "MlflowClient", view: TrialView, tags: dict[str, str]) -> "Run":
+        from mlflow.entities import Param
+
+        attempt = view.attempt
+        run = client.create_run(
+            self._experiments[TRIALS],
+            start_time=_milliseconds(attempt["started"]),
+            tags=tags | {"superseded": "false", "origin": self._origin},
+            run_name=f"{attempt['dataset']}/{attempt['model']}/seed={attempt['seed']}",
+        )
+        values = attempt["hyperparameters"] | {"training_version": attempt["training_version"]}
+        client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in values.items()])
+        return run
+
+    def _tags(self, view: TrialView) -> dict[str, str]:
+        """All tags that follow from the folder and today's configuration."""
+        self._config = self._config or load_config(self.data)
+        attempt = Attempt.model_validate(view.attempt)
+        stale = is_stale(attempt, self._config, data_hash(attempt.dataset, self.data))
+        names = (
+            "attempt",
+            "commit",
+            "data_hash",
+            "fingerprint",
+            "arm_fingerprint",
+            "hardware",
+            "device",
+        )
+        return (
+            {key: str(getattr(attempt, key)) for key in IDENTITY + names}
+            | {"trained": _word(attempt.trained), "stale": _word(stale)}
+            | {f"study.{name}": "true" for name in _studies(self._config, attempt)}
+        )
+
+    def _supersede(
+        self, client: "MlflowClient", view: TrialView, run: "Run", others: Iterable["Run"]
+    ) -> None:
+        """Settle the runs of the trial's other attempts.
+
+        A finished run stays current until the new attempt has finished too. A run that began later
+        while the trial is locked is a retraining in progress.
+        """
+        for other in others:
+            if other.data.tags.get("origin") != self._origin:
+                continue
+            if other.info.status == "FINISHED" and not view.record:
+                continue
+            if other.info.status == "RUNNING":
+                later = other.info.start_time >= run.info.start_time
+                if later and is_locked(self._home(other)):
+                    continue
+                client.set_terminated(other.info.run_id, "KILLED")
+            _retag(client, other, {"superseded": "true", "superseded_by": run.info.run_id})
+
+    def _settle_interrupted(self, client: "MlflowClient") -> None:
+        """KILLED for each RUNNING run of this data root whose trial no process holds."""
+        running = client.search_runs(
+            [self._experiments[TRIALS]],
+            f"attributes.status = 'RUNNING' and tags.origin = '{self._origin}'",
+        )
+        for run in running:
+            if not is_locked(self._home(run)):
+                client.set_terminated(run.info.run_id, "KILLED")
+
+    def _home(self, run: "Run") -> Path:
+        tags = run.data.tags
+        return self.data.trial(tags["dataset"], tags["model"], int(tags["seed"]))
+
+    def _log_table(
+        self,
+        client: "MlflowClient",
+        name: str,
+        markdown: str,
+        rows: list[dict[str, Any]],
+        tags: Mapping[str, str],
+    ) -> str:
+        text = json.dumps(rows, indent=2)
+        content = hashlib.sha256(f"{markdown}\n{text}".encode()).hexdigest()
+        with self._alone():
+            where = {"table": name, "superseded": "false", "origin": self._origin}
+            current = self._runs(client, TABLES, where)
+            for run in current:
+                if run.data.tags["content"] == content and run.info.status == "FINISHED":
+                    return run.info.run_id
+            own = dict(tags) | where | {"content": content}
+            new = client.create_run(self._experiments[TABLES], tags=own, run_name=name)
+            run_id = new.info.run_id
+            client.log_text(run_id, markdown, f"{name}.md")
+            client.log_text(run_id, text, f"{name}.json")
+            client.set_terminated(run_id, "FINISHED")
+            for run in current:
+                _retag(client, run, {"superseded": "true", "superseded_by": run_id})
+        return run_id
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """What a store that is out of reach, locked or unusable raises."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError, OSError
+
+
+def _readable_view(folder: Path) -> TrialView | None:
+    try:
+        return view_trial(folder)
+    except TrialCorrupt as error:
+        logger.warning("Not synced: %s", error)
+        return None
+
+
+def _studies(config: Config, attempt: Attempt) -> list[str]:
+    """The studies whose tables show the trial, an untrained reference's included."""
+    return [
+        name
+        for name, study in config.studies.items()
+        if attempt.dataset in study.datasets
+        and (
+            attempt.model in REFERENCES
+            or (attempt.model in study.models and attempt.seed in study.seeds)
+        )
+    ]
+
+
+def _retag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+    """Set the tags that differ from the run's."""
+    from mlflow.entities import RunTag
+
+    old = run.data.tags
+    changed = [RunTag(key, value) for key, value in tags.items() if old.get(key) != value]
+    if changed:
+        client.log_batch(run.info.run_id, tags=changed)
+
+
+def _untag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+    """Take away what the run's new tags say no longer: studies left, having been superseded."""
+    old = run.data.tags
+    gone = {key for key in old if key.startswith("study.")} - tags.keys()
+    if tags.get("superseded") == "false" and "superseded_by" in old:
+        gone.add("superseded_by")
+    for key in gone:
+        client.delete_tag(run.info.run_id, key)
+
+
+def _log_epochs(client: "MlflowClient", run: "Run", history: pl.DataFrame) -> None:
+    """The epochs not logged yet, as `epoch/loss` and so on, step = epoch.
+
+    Their time is the run's start plus the seconds trained so far, so that an epoch which two
+    processes log at once is one record.
+    """
+    from mlflow.entities import Metric
+
+    run_id = run.info.run_id
+    logged = max((m.step for m in client.get_metric_history(run_id, "epoch/loss")), default=0)
+    elapsed = (history["seconds"].cum_sum() * 1000).cast(pl.Int64)
+    rows = history.with_columns(at=run.info.start_time + elapsed).filter(pl.col("epoch") > logged)
+    names = [name for name in history.columns if name != "epoch"]
+    metrics = [
+        Metric(f"epoch/{name}", row[name], row["at"], row["epoch"])
+        for row in rows.to_dicts()
+        for name in names
+    ]
+    size = _METRICS_PER_BATCH // len(names) * len(names)  # an epoch never stands in two batches
+    for first in range(0, len(metrics), size):
+        client.log_batch(run_id, metrics=metrics[first : first + size])
+
+
+def _log_result(client: "MlflowClient", run: "Run", view: TrialView, record: TrialRecord) -> None:
+    """The final metrics, at the best epoch's step, and the folder's files but for the weights."""
+    from mlflow.entities import Metric, RunTag
+
+    run_id, at = run.info.run_id, _milliseconds(record.finished)
+    values = record.metrics | {
+        "seconds": record.seconds,
+        "epochs": record.epochs,
+        "best_epoch": record.best_epoch,
+    }
+    if record.targets_per_second is not None:
+        values["targets_per_second"] = record.targets_per_second
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, at, record.best_epoch) for name, value in values.items()],
+        tags=[RunTag("hit_cap", _word(record.hit_cap))],
+    )
+    for name in (RECORD, HISTORY, RANKS):
+        if (view.folder / name).exists():
+            client.log_artifact(run_id, str(view.folder / name))
+    if not view.history.is_empty():
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "learning_curve.png"
+            picture.write_bytes(learning_curve(view.history, run.info.run_name))
+            client.log_artifact(run_id, str(picture))
+
+
+def _set_status(client: "MlflowClient", run: "Run", view: TrialView) -> None:
+    """FINISHED, RUNNING, or KILLED when no process holds the unfinished trial."""
+    run_id, status = run.info.run_id, run.info.status
+    if view.record:
+        client.set_terminated(run_id, "FINISHED", _milliseconds(view.record.finished))
+    elif view.running and status != "RUNNING":
+        client.update_run(run_id, status="RUNNING")
+    elif not view.running and status != "KILLED":
+        client.set_terminated(run_id, "KILLED")
+
+
+def _milliseconds(moment: str) -> int:
+    return round(datetime.datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

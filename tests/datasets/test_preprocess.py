@@ -1,0 +1,92 @@
+"""k-core, order, ids and leave-one-out against naive loops over the definitions."""
+
+import datetime
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raw_formats import naive_core, naive_sequences
+
+from fparec_pipeline.datasets.preprocess import (
+    SplitsError,
+    between,
+    k_core,
+    leave_one_out,
+    numbered,
+    own_ids,
+)
+
+# Few users, items and times, so that cores cascade, items repeat and times tie.
+ROWS = st.lists(
+    st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz"), st.integers(0, 5)), max_size=60
+)
+
+
+def frame(rows):
+    columns = {"user": pl.String, "item": pl.String, "time": pl.Int64}
+    return pl.LazyFrame(rows, schema=columns, orient="row").with_row_index("order")
+
+
+@given(rows=ROWS, core=st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_k_core_equals_the_naive_one(rows, core):
+    kept = k_core(frame(rows), core).drop("order").collect().rows()
+    assert kept == naive_core(rows, core)
+
+
+@given(rows=ROWS)
+@settings(max_examples=100, deadline=None)
+def test_sequences_equal_the_naive_ones(rows):
+    table = numbered(frame(rows)).collect()
+    expected = naive_sequences(rows)
+    found = table.group_by("user", "user_source", maintain_order=True).agg("item_source")
+    assert found["user"].to_list() == list(range(1, len(expected) + 1))
+    assert dict(zip(found["user_source"], found["item_source"].to_list(), strict=True)) == expected
+    assert found["user_source"].to_list() == list(expected)
+
+
+@given(rows=ROWS)
+@settings(max_examples=50, deadline=None)
+def test_items_are_numbered_from_one_by_first_appearance(rows):
+    table = numbered(frame(rows)).collect()
+    numbers = {}
+    for items in naive_sequences(rows).values():
+        for item in items:
+            numbers.setdefault(item, len(numbers) + 1)
+    assert dict(zip(table["item_source"], table["item"], strict=True)) == numbers
+
+
+@given(lengths=st.lists(st.integers(3, 8), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_leave_one_out_takes_the_last_two(lengths):
+    rows = [(user, 100 * user + place) for user, n in enumerate(lengths) for place in range(n)]
+    table = pl.LazyFrame(rows, schema=["user", "item"], orient="row")
+    parts = {part: rows.collect()["item"].to_list() for part, rows in leave_one_out(table).items()}
+    sequences = [[item for user, item in rows if user == number] for number in range(len(lengths))]
+    assert parts["train"] == [item for sequence in sequences for item in sequence[:-2]]
+    assert parts["valid"] == [sequence[-2] for sequence in sequences]
+    assert parts["test"] == [sequence[-1] for sequence in sequences]
+
+
+def test_ties_keep_the_order_of_the_file_not_of_the_item():
+    rows = [("a", "z", 1), ("a", "m", 1), ("a", "b", 1), ("a", "y", 0)]
+    assert numbered(frame(rows)).collect()["item_source"].to_list() == ["y", "z", "m", "b"]
+
+
+def test_the_date_range_holds_its_first_and_last_day():
+    first, last = datetime.date(2019, 1, 1), datetime.date(2019, 12, 31)
+    day = (first - datetime.date(1970, 1, 1)).days
+    days = pl.LazyFrame({"day": [day - 1, day, day + 364, day + 365]})
+    assert between(days, first, last).collect()["day"].to_list() == [day, day + 364]
+    assert between(days, None, None).collect().height == 4
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "named"),
+    [("13", "12", "users"), ("12", "13", "items"), ("23", "12", "users")],
+)
+def test_published_ids_with_gaps_are_refused(users, items, named):
+    rows = pl.LazyFrame({"user": list(users), "item": list(items), "order": [0, 1]})
+    with pytest.raises(SplitsError, match=rf"shop: .*{named} must be numbered 1\.\.N"):
+        own_ids("shop", rows)
