@@ -6,7 +6,7 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 import json
 import shutil
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Table
 from fparec_pipeline.config import Config, ConfigError, Trial, known, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import Progress as EpochProgress
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -243,7 +246,7 @@ def _split(names: str | None) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()] if names else []
 
 
-def _prepare(dataset: str, data: DataRoot, on: object) -> None:
+def _prepare(dataset: str, data: DataRoot, on: "DagsterInstance") -> None:
     from fparec_pipeline.defs.data import splits_are_current
     from fparec_pipeline.defs.resources import Workspace
     from fparec_pipeline.materialize import materialize

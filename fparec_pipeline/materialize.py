@@ -189,8 +189,7 @@ def report_missing(folders: Sequence[Path], config: Config, on: dg.DagsterInstan
     Returns:
         How many materializations were recorded.
     """
-    known = [folder for folder in folders if _report(folder, config, on)]
-    return len(known)
+    return sum(_report(folder, config, on) for folder in folders)
 
 
 def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> bool:
@@ -201,11 +200,12 @@ def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> bool:
     partition = dg.MultiPartitionKey({"dataset": record.dataset, "seed": str(record.seed)})
     tags = {DATA_VERSION: data_version(record)}
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
-    latest = on.fetch_materializations(wanted, limit=1).records
-    if (
-        latest
-        and (latest[0].asset_materialization.tags or {}).get(DATA_VERSION) == tags[DATA_VERSION]
-    ):
+    known = [
+        event.asset_materialization.tags or {}
+        for event in on.fetch_materializations(wanted, limit=1).records
+        if event.asset_materialization
+    ]
+    if known and known[0].get(DATA_VERSION) == tags[DATA_VERSION]:
         return False
     on.report_runless_asset_event(
         dg.AssetMaterialization(

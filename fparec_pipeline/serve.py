@@ -24,9 +24,9 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     scripts = Path(sys.executable).parent
     home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
     environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
-    dagster = [scripts / "dagster", "dev", "-h", HOST, "-p", str(dagster_port)]
+    dagster = [str(scripts / "dagster"), "dev", "-h", HOST, "-p", str(dagster_port)]
     dagster += ["-m", "fparec_pipeline.definitions"]
-    mlflow = [scripts / "mlflow", "server", "--host", HOST, "--port", str(mlflow_port)]
+    mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--backend-store-uri", tracker.uri, "--workers", "1"]
     # Sessions of their own: Ctrl-C reaches this process alone, which passes it on once to each.
     servers = [

@@ -57,12 +57,13 @@ IDENTITY = ("dataset", "model", "seed")
 
 _METRICS_PER_BATCH = 1000  # MLflow's limit
 _LOCK_SECONDS = 60.0
-_PAUSE_SECONDS = 60.0  # how long a store that failed is left alone
+_PAUSE_SECONDS = 300.0  # how long a server that failed is left alone
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 # Addresses that failed in this process -> when to try again: one warning, and one wait for a
 # time-out, however many trackers the process makes.
@@ -190,13 +191,17 @@ class Tracker:
                     self.data.trials,
                     masked(str(error).partition("\n")[0]),
                 )
-            _outages[self.uri] = time.monotonic() + _PAUSE_SECONDS
+            # A file fails at once, perhaps for being locked just then: no need to leave it alone.
+            pause = 0.0 if self.uri.startswith("sqlite") else _PAUSE_SECONDS
+            _outages[self.uri] = time.monotonic() + pause
             return None
 
     def _connected(self) -> "MlflowClient":
         if self._client is None:
             for name, value in _ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
+            # Its word on each retry would double our one warning.
+            logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
             from mlflow import MlflowClient
 
             with self._alone():  # whoever comes first makes the tables

@@ -35,7 +35,7 @@ def save_checkpoint(
     folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Adam, attempt: str
 ) -> None:
     """Write the checkpoint atomically, so that a kill leaves the last one or this one."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
     for parameter, moments in optimizer.state.items():
