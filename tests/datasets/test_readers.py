@@ -87,7 +87,8 @@ def test_yelp_dates_become_microseconds(tmp_path):
 def test_csv_rows_of_the_wrong_length_are_malformed(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text(
-        'u,x,i,t\na,,b,1\na,,b\na,,b,1,9\n"a ""q"", r",,b,2\n,,b,3\na,,NaN,4\na,,b,4.5\n\na,,b,6.0\n'
+        'u,x,i,t\na,,b,1\na,,b\na,,b,1,9\n"a ""q"", r",,b,2\n'
+        ",,b,3\na,,NaN,4\na,,b,4.5\n\na,,b,6.0\n"
     )
     rows = rows_of(path, CSV)
     assert rows["problem"].to_list() == [
