@@ -31,7 +31,7 @@ class Event:
 
 def published_sequences(seed: int = 0, users: int = 24, items: int = 12) -> list[list[int]]:
     """Sequences of item ids as in a published file: a 5-core, numbered by first appearance."""
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     numbers: dict[int, int] = {}
     sequences = [
         [numbers.setdefault(item, len(numbers) + 1) for item in draw.sample(range(items), length)]
@@ -47,7 +47,7 @@ def shuffled_events(sequences: list[list[int]], seed: int = 1) -> list[Event]:
     Rows of one user and one time keep their true order among themselves, which is all that a raw
     file tells about them.
     """
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     events = []
     for number, sequence in enumerate(sequences, start=1):
         day = 0
