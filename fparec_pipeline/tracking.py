@@ -16,10 +16,10 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,6 +41,7 @@ from fparec_pipeline.training.record import (
     TrialView,
     is_locked,
     view_trial,
+    write_atomically,
 )
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(data)
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}  # name -> id
+        self._origin = ""
         self._config: Config | None = None
 
     def initialise(self) -> bool:
@@ -137,7 +139,7 @@ class Tracker:
         if self.uri in _outages:
             _outages[self.uri] = 0.0  # try at once
         self._config = None  # a long-lived process sees today's files
-        views = [view for folder in folders if (view := _readable_view(folder))]
+        views = (view for folder in folders if (view := _readable_view(folder)))
         return self._reach(lambda client: self._sync_views(client, views))
 
     def log_table(
@@ -169,13 +171,6 @@ class Tracker:
     def _remote(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
 
-    @property
-    def _origin(self) -> str:
-        """Whose trials these are, where several data roots share one store."""
-        if self.uri == default_uri(self.data):
-            return "local"  # the store lies in the data root, and moves with it
-        return f"{platform.node()}:{self.data.root.resolve()}"
-
     def _reach(self, action: Callable[["MlflowClient"], T]) -> T | None:
         """The action's answer, or None, with one warning, when the store does not answer."""
         if time.monotonic() < _outages.get(self.uri, 0.0):
@@ -206,6 +201,7 @@ class Tracker:
 
             with self._alone():  # whoever comes first makes the tables
                 client = MlflowClient(tracking_uri=self.uri)
+                self._origin = _origin(self.data)
                 self._experiments = {
                     name: self._experiment(client, name) for name in (TRIALS, TABLES)
                 }
@@ -231,11 +227,10 @@ class Tracker:
         clauses = [f"tags.`{key}` = '{value}'" for key, value in where.items()]
         return list(client.search_runs([self._experiments[experiment]], " and ".join(clauses)))
 
-    def _sync_views(self, client: "MlflowClient", views: list[TrialView]) -> int:
-        for view in views:
-            self._sync(client, view, {})
+    def _sync_views(self, client: "MlflowClient", views: Iterable[TrialView]) -> int:
+        synced = [self._sync(client, view, {}) for view in views]
         self._settle_interrupted(client)
-        return len(views)
+        return len(synced)
 
     def _sync(self, client: "MlflowClient", view: TrialView, extra_tags: Mapping[str, str]) -> str:
         tags = self._tags(view)
@@ -358,6 +353,15 @@ def _unreachable() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return MlflowException, SQLAlchemyError, CommandError, OSError
+
+
+def _origin(data: DataRoot) -> str:
+    """Whose trials these are, where several data roots share one store; made at the first call."""
+    path = data.trials / ".origin"
+    if not path.exists():
+        with write_atomically(path) as part:
+            part.write_text(uuid.uuid4().hex)
+    return path.read_text()
 
 
 def _readable_view(folder: Path) -> TrialView | None:

@@ -243,6 +243,22 @@ def test_the_folder_decides_which_attempt_is_current(tracker, client, data, conf
     assert client.get_run(new).data.tags["superseded"] == "true"
 
 
+def test_another_data_roots_runs_are_left_alone(tracker, client, data, config):
+    theirs = DataRoot(data.root / "another")
+    folder = theirs.trial("beauty", "fparec", 0)
+    other = Tracker(tracker.uri, theirs)
+    with lock_trial(folder):
+        write_unfinished(theirs, make_attempt(config, "beauty", "fparec", 0, attempt="a" * 32))
+        run_id = other.sync_trial(folder)
+    ours = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "fparec", 0)))
+    tracker.sync_all(trial_folders(data))
+    assert ours != run_id
+    assert status(client, run_id) == "RUNNING"
+    assert client.get_run(run_id).data.tags["superseded"] == "false"
+    other.sync_all([folder])
+    assert status(client, run_id) == "KILLED"
+
+
 def test_studies_and_staleness_follow_the_configuration(tracker, client, data, config):
     run_id = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "fparec", 0)))
     (data.root / "studies.toml").write_text('[table_3]\ndatasets = ["toys"]\n')
