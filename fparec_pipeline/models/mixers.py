@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.models.dropout import Dropout
 
 # Exponents of the masked softmax are clamped here, so that no weight is a denormal number.
 MIN_EXPONENT = -80.0
@@ -48,7 +49,7 @@ class SelfAttention(nn.Module):
         self.query = glorot_linear(h.d, h.d)
         self.key = glorot_linear(h.d, h.d)
         self.value = glorot_linear(h.d, h.d)
-        self.dropout = nn.Dropout(h.dropout)
+        self.dropout = Dropout(h.dropout)
         self.scale = 1 / math.sqrt(h.d)
 
     def forward(
@@ -74,7 +75,7 @@ class LinearAttention(nn.Module):
         self.query = glorot_linear(h.d, h.d)
         self.key = glorot_linear(h.d, h.d)
         self.value = glorot_linear(h.d, h.d)
-        self.dropout = nn.Dropout(h.dropout)
+        self.dropout = Dropout(h.dropout)
 
     def forward(
         self, query: Tensor, value: Tensor, mask: Tensor, last_only: bool = False
@@ -102,7 +103,7 @@ class TokenMixing(nn.Module):
         super().__init__()
         self.first = nn.Parameter(nn.init.xavier_uniform_(torch.empty(h.n, h.n)))
         self.second = nn.Parameter(nn.init.xavier_uniform_(torch.empty(h.n, h.n)))
-        self.dropout = nn.Dropout(h.dropout)
+        self.dropout = Dropout(h.dropout)
 
     def forward(
         self, query: Tensor, value: Tensor, mask: Tensor, last_only: bool = False
@@ -127,7 +128,7 @@ class PositionalMixer(nn.Module):
         super().__init__()
         self.n = h.n
         self.value = glorot_linear(h.d, h.d)
-        self.dropout = nn.Dropout(h.dropout)
+        self.dropout = Dropout(h.dropout)
         self.all_columns = h.softmax == "all_columns"
 
     def logits(self, L: int) -> Tensor:

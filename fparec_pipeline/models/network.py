@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.models.dropout import Dropout
 from fparec_pipeline.models.mixers import build_mixer, glorot_linear
 
 LAYER_NORM_EPSILON = 1e-8  # as the published code
@@ -27,7 +28,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = glorot_linear(d, d, bias=True)
         self.outer = glorot_linear(d, d, bias=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.outer(self.dropout(torch.relu(self.inner(x)))))
@@ -74,7 +75,7 @@ class Recommender(nn.Module):
             if h.position_embedding
             else None
         )
-        self.dropout = nn.Dropout(h.dropout)
+        self.dropout = Dropout(h.dropout)
         self.blocks = nn.ModuleList(
             Block(h, feed_forward=h.feed_forward == "every_block" or i == h.blocks - 1)
             for i in range(h.blocks)
