@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 console = Console()
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 Names = Annotated[str | None, typer.Option(help="Comma-separated names.")]
 
 
@@ -62,15 +64,17 @@ def run(
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
     from fparec_pipeline.defs.results import TABLES
-    from fparec_pipeline.materialize import instance, materialize
+    from fparec_pipeline.materialize import instance, materialize, settle_dead_runs
     from fparec_pipeline.tracking import Tracker
 
     data = DataRoot.default()
     config = load_config(data)
+    known(device.partition(":")[0], DEVICES, "device")
     trials = _chosen(config, study, datasets, models, seeds)
     names = list(dict.fromkeys(trial.dataset for trial in trials))
     Tracker(None, data).initialise()  # once, before anything runs side by side
     with instance(data) as on:
+        settle_dead_runs(on)
         for dataset in names:
             _prepare(dataset, data, on)
         failed = _train(_missing(trials, data, retrain), data, jobs, device, retrain)
@@ -159,7 +163,7 @@ def sync() -> None:
     Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
     were copied in from elsewhere, and settles runs whose process died.
     """
-    from fparec_pipeline.materialize import instance, report_missing
+    from fparec_pipeline.materialize import instance, report_missing, settle_dead_runs
     from fparec_pipeline.tracking import Tracker
     from fparec_pipeline.training.record import trial_folders
 
@@ -169,12 +173,16 @@ def sync() -> None:
     with console.status(f"{len(folders)} trials"), instance(data) as on:
         synced = Tracker(None, data).sync_all(folders)
         reported = report_missing(folders, config, on)
+        settled = settle_dead_runs(on)
     console.print(
         f"MLflow: {synced} trials are up to date."
         if synced is not None
         else "MLflow cannot be reached; run `fparec sync` again when it can."
     )
-    console.print(f"Dagster: {reported} materializations were missing and are now recorded.")
+    console.print(
+        f"Dagster: {reported} materializations were missing and are now recorded; "
+        f"{settled} runs whose process had died are marked as failed."
+    )
     if synced is None:
         raise typer.Exit(1)
 
@@ -225,8 +233,8 @@ def main() -> None:
     try:
         app()
     except (ConfigError, DatasetError, TrialCorrupt, TrialLocked) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
-        raise SystemExit(2) from error
+        _print_error(str(error))
+        raise SystemExit(2) from None
 
 
 def _chosen(
@@ -305,7 +313,11 @@ def _train(
                 bars.remove_task(task)
             if outcome.error:
                 failed.append(trial)
-                bars.console.print(f"[red]failed[/] {name}: {outcome.error}")
+                bars.console.print(
+                    f"[red]failed[/] {name}: {escape(outcome.error)}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             else:
                 bars.console.print(f"[green]done[/]   {name}")
             bars.advance(whole)
@@ -314,8 +326,14 @@ def _train(
 
 def _stop_at(error: str | None) -> None:
     if error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
+        _print_error(error)
         raise typer.Exit(2)
+
+
+def _print_error(message: str) -> None:
+    # Not wrapped, so that paths and commands in it can be copied; [names] in it are no markup.
+    text = f"[bold red]Error:[/] {escape(message)}"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def _leaderboard(config: Config, data: DataRoot, dataset: str, metric: str) -> list[dict]:

@@ -5,14 +5,18 @@ Notable:
   its own), on the instance that `dagster dev` shows.
 * Workers are spawned and watch their parent: when it dies, however it dies, they end.
 * A trial that fails does not stop the others.
+* A run holds an flock while it lasts. The kernel frees it when the process dies, however it dies:
+  that is how `settle_dead_runs` knows a run that Dagster still shows as started.
 """
 
+import logging
 import multiprocessing
 import os
 import queue
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,15 +25,20 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from filelock import FileLock, Timeout
 
 from fparec_pipeline.config import PACKAGE, Config, Trial
+from fparec_pipeline.defs.automation import in_progress
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import TRAINED, data_version, trial_metadata
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training.record import Progress, read_record
+from fparec_pipeline.training.record import Progress, TrialCorrupt, read_record
+
+logger = logging.getLogger(__name__)
 
 DATA_VERSION = "dagster/data_version"  # a materialization's tag
-QUIET = {"console": {"config": {"log_level": "ERROR"}}}
+ALIVE = "fparec/alive"  # a run's tag: the file that the run's process keeps locked
+QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 POLL_SECONDS = 0.2
 
 
@@ -75,19 +84,56 @@ def materialize(
 
     definitions = build_defs(data)
     assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
-    result = dg.materialize(
-        assets,
-        selection=[dg.AssetKey(key.split("/")) for key in keys],
-        instance=on,
-        partition_key=partition,
-        resources={
-            "workspace": Workspace(data_root=str(data.root), device=device),
-            "listener": listener or (lambda progress: None),
-        },
-        run_config={"loggers": QUIET, "ops": ops or {}},
-        raise_on_error=False,
-    )
+    with _alive(data) as lock:
+        result = dg.materialize(
+            assets,
+            selection=[dg.AssetKey(key.split("/")) for key in keys],
+            instance=on,
+            partition_key=partition,
+            resources={
+                "workspace": Workspace(data_root=str(data.root), device=device),
+                "listener": listener or (lambda progress: None),
+            },
+            run_config={"loggers": QUIET, "ops": ops or {}},
+            tags={ALIVE: str(lock)},
+            raise_on_error=False,
+        )
     return None if result.success else _reason(result)
+
+
+@contextmanager
+def _alive(data: DataRoot) -> Iterator[Path]:
+    """A file that this process keeps locked inside the context, and then removes."""
+    folder = data.dagster_home / "alive"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{uuid.uuid4().hex}.lock"
+    with FileLock(path):
+        yield path
+    path.unlink(missing_ok=True)
+
+
+def settle_dead_runs(on: dg.DagsterInstance) -> int:
+    """Mark the runs failed that Dagster shows as going on though their process has died.
+
+    Returns:
+        How many there were.
+    """
+    going = on.get_runs(dg.RunsFilter(statuses=in_progress()))
+    dead = [run for run in going if ALIVE in run.tags and not _is_held(Path(run.tags[ALIVE]))]
+    for run in dead:
+        on.report_run_failed(run, "Its process ended before it did. `fparec run` resumes it.")
+        Path(run.tags[ALIVE]).unlink(missing_ok=True)
+    return len(dead)
+
+
+def _is_held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
@@ -104,8 +150,14 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
             while error and error.cause:
                 error = error.cause
             if error and not lines:
-                lines.append(error.message.strip())
+                lines.append(_plain(error.message))
     return "; ".join(lines) or "the run failed; see its page in Dagster"
+
+
+def _plain(message: str) -> str:
+    """An error's message, without the class where the error is one of ours."""
+    kind, _, text = message.strip().partition(": ")
+    return text if kind.startswith(PACKAGE.name + ".") and text else message.strip()
 
 
 @dataclass(frozen=True)
@@ -193,7 +245,11 @@ def report_missing(folders: Sequence[Path], config: Config, on: dg.DagsterInstan
 
 
 def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> bool:
-    record = read_record(folder)
+    try:
+        record = read_record(folder)
+    except TrialCorrupt as error:
+        logger.warning("Not shown in Dagster: %s", error)
+        return False
     if record is None or not record.trained or record.model not in config.models:
         return False
     key = dg.AssetKey([TRAINED, record.model])

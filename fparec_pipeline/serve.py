@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -28,33 +29,36 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     dagster += ["-m", "fparec_pipeline.definitions"]
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--backend-store-uri", tracker.uri, "--workers", "1"]
-    # Sessions of their own: Ctrl-C reaches this process alone, which passes it on once to each.
-    servers = [
-        subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
-        for command in (dagster, mlflow)
-    ]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    servers: list[subprocess.Popen[bytes]] = []
     try:
+        for command in (dagster, mlflow):
+            # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+            server = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
+            servers.append(server)
         while all(server.poll() is None for server in servers):
             time.sleep(POLL_SECONDS)
         return next(server.returncode or 1 for server in servers if server.poll() is not None)
     except KeyboardInterrupt:
         return 0
     finally:
-        for server in servers:
-            _end(server)
+        _end(servers)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is not None:
-        return
-    server.send_signal(signal.SIGINT)
-    try:
-        server.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
+def _end(servers: list[subprocess.Popen[bytes]]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave one behind
+    for server in servers:
+        if server.poll() is None:
+            server.send_signal(signal.SIGINT)
+    last = time.monotonic() + GRACE_SECONDS
+    for server in servers:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(max(0.0, last - time.monotonic()))
+        with suppress(ProcessLookupError):  # whatever of its session is left
+            os.killpg(server.pid, signal.SIGKILL)

@@ -1,13 +1,15 @@
 """Assets `raw` and `splits`, by dataset."""
 
 from inspect import getdoc
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from fparec_pipeline.config import Config
+from fparec_pipeline.config import PACKAGE, Config
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
+from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import TABLES, make_splits, read_splits
 from fparec_pipeline.defs.partitions import dataset_partitions
@@ -87,17 +89,29 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
 
 
 def splits_are_current(name: str, workspace: Workspace) -> bool:
-    """Whether intact splits of today's source are on disk."""
-    from fparec_pipeline.datasets.preprocess import SplitsError
+    """Whether the splits on disk are intact, pass their checks and are newer than their inputs.
 
+    The inputs are the files `datasets.toml` and, where the dataset is a user's own, its file.
+    """
+    dataset, data = workspace.config.datasets[name], workspace.data
+    folder = data.splits(name)
     try:
-        stats = read_splits(workspace.data.splits(name)).stats
+        stats = read_splits(folder).stats
+        results = check_splits(folder, dataset)
     except SplitsError:
         return False
-    return bool(stats["source"] == workspace.config.datasets[name].source_name)
+    inputs = [PACKAGE / "datasets.toml", data.root / "datasets.toml"]
+    if dataset.active_source.reader in ("csv", "parquet"):
+        inputs.append(fetch_raw(name, dataset, data))
+    made = (folder / "stats.json").stat().st_mtime
+    return (
+        stats["source"] == dataset.source_name
+        and all(result.passed or result.severity == "warning" for result in results)
+        and all(path.stat().st_mtime <= made for path in inputs if path.exists())
+    )
 
 
-def _columns(parquet: Any) -> dg.TableSchemaMetadataValue:
+def _columns(parquet: Path) -> dg.TableSchemaMetadataValue:
     schema = pl.scan_parquet(parquet).collect_schema()
     return dg.MetadataValue.table_schema(
         dg.TableSchema([dg.TableColumn(name, str(dtype)) for name, dtype in schema.items()])
