@@ -30,7 +30,7 @@ def build_defs(data: DataRoot | None = None) -> dg.Definitions:
         ],
         jobs=list(made.values()),
         schedules=[benchmark_schedule(config, made[study_job_name(SCHEDULED)])],
-        sensors=[render_sensor(config, made["medians"], made["tables"])],
+        sensors=[render_sensor(config, made["render_medians"], made["render_tables"])],
         resources={
             "workspace": Workspace(data_root=str(data.root) if data else ""),
             "listener": LogListener(),

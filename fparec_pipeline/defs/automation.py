@@ -33,8 +33,8 @@ def study_job_name(study: str) -> str:
 def jobs(config: Config) -> dict[str, "AssetJob"]:
     """Prepare the data, train each study, render medians and tables."""
     prepare = dg.define_asset_job("prepare_data", selection=["raw", "splits", "references"])
-    medians = dg.define_asset_job("medians", selection=["medians", "leaderboard"])
-    tables = dg.define_asset_job("tables", selection=list(TABLES))
+    medians = dg.define_asset_job("render_medians", selection=["medians", "leaderboard"])
+    tables = dg.define_asset_job("render_tables", selection=list(TABLES))
     made = [prepare, medians, tables]
     for name, study in config.studies.items():
         keys = [dg.AssetKey([TRAINED, model]) for model in study.models]
@@ -127,12 +127,12 @@ def render_sensor(
             return
         tags = {TICK: tick, STAGE: stage}
         if stage == "tables":
-            yield dg.RunRequest(run_key=f"{tick}/tables", job_name="tables", tags=tags)
+            yield dg.RunRequest(run_key=f"{tick}/tables", job_name="render_tables", tags=tags)
             return
         for dataset in study.datasets:
             yield dg.RunRequest(
                 run_key=f"{tick}/medians/{dataset}",
-                job_name="medians",
+                job_name="render_medians",
                 partition_key=dataset,
                 tags=tags,
             )
