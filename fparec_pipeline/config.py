@@ -218,10 +218,12 @@ class Config(BaseModel):
         """
         known(dataset, self.datasets, "dataset")
         known(model, self.models, "model")
-        layers = self.defaults | self.datasets[dataset].hyperparameters | self.models[model]
-        hyperparameters = _parse(
-            Hyperparameters, layers, f"models.toml [{model}] on dataset {dataset}"
-        )
+        own = self.datasets[dataset].hyperparameters
+        where = f"models.toml [defaults] and [{model}]"
+        if own:
+            where += f" with datasets.toml [{dataset}.hyperparameters]"
+        layers = self.defaults | own | self.models[model]
+        hyperparameters = _parse(Hyperparameters, layers, where)
         return Trial(dataset=dataset, model=model, seed=seed, hyperparameters=hyperparameters)
 
     def trials(
@@ -254,33 +256,43 @@ def load_config(data: DataRoot | None = None) -> Config:
     root = (data or DataRoot.default()).root
     arms = _layered("models.toml", root)
     defaults = arms.pop("defaults")
-    titles = {name: arm.pop("title", name) for name, arm in arms.items()} | REFERENCES
-    config = Config(
-        datasets=_entries(Dataset, "datasets.toml", root),
-        models=arms,
-        titles=titles,
-        defaults=defaults,
-        studies=_entries(Study, "studies.toml", root),
-        paper=_read_toml(PACKAGE / "paper.toml"),
-    )
-    _check_references(config)
+    tables = {name: arm for name, arm in arms.items() if isinstance(arm, dict)}
+    titles = {name: arm.pop("title", name) for name, arm in tables.items()} | REFERENCES
+    content = {
+        "datasets": _entries(Dataset, "datasets.toml", root),
+        "models": arms,
+        "titles": titles,
+        "defaults": defaults,
+        "studies": _entries(Study, "studies.toml", root),
+        "paper": _read_toml(PACKAGE / "paper.toml"),
+    }
+    config = _parse(Config, content, _where("models.toml", root))
+    _check_references(config, _where("studies.toml", root))
     return config
 
 
-def _check_references(config: Config) -> None:
+def _check_references(config: Config, where: str) -> None:
     """Every study's names exist, and every dataset goes with every arm."""
-    for study in config.studies.values():
-        for model in study.models:
-            known(model, config.models, "model")
-        for dataset in study.datasets:
-            known(dataset, config.datasets, "dataset")
+    for name, study in config.studies.items():
+        try:
+            for model in study.models:
+                known(model, config.models, "model")
+            for dataset in study.datasets:
+                known(dataset, config.datasets, "dataset")
+        except ConfigError as error:
+            raise ConfigError(f"{where} [{name}]: {error}") from error
     config.trials(config.datasets, config.models, [0])
 
 
+def _where(file: str, root: Path) -> str:
+    """The files that an entry may stand in, as an error names them."""
+    own = f"{root / file} or " if (root / file).exists() else ""
+    return f"{own}{PACKAGE / file}"
+
+
 def _entries(model: type[M], file: str, root: Path) -> dict[str, M]:
-    where = f"{root / file} or " if (root / file).exists() else ""
     return {
-        name: _parse(model, entry, f"{where}{PACKAGE / file} [{name}]")
+        name: _parse(model, entry, f"{_where(file, root)} [{name}]")
         for name, entry in _layered(file, root).items()
     }
 

@@ -66,10 +66,10 @@ def load_checkpoint(
         model.load_state_dict(_under(tensors, "model."))
         for name, parameter in model.named_parameters():
             if f"step.{name}" in tensors:
-                moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS}
-                for key in ("exp_avg", "exp_avg_sq"):
-                    moments[key] = moments[key].to(parameter.device)
-                optimizer.state[parameter] = moments
+                # Fused Adam wants the step beside the moments, on the parameter's device.
+                optimizer.state[parameter] = {
+                    key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS
+                }
         return TrainingState(**plain, best_weights=_under(tensors, "best."))
     except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
         raise TrialCorrupt(
