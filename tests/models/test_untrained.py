@@ -1,6 +1,7 @@
 """The untrained reference rows against naive loops over one user at a time."""
 
 from collections import Counter
+from itertools import pairwise
 
 import polars as pl
 import pytest
@@ -25,7 +26,7 @@ def last_ten_score(train, history):
 
 def transitions_score(train, history):
     popular = popularity_score(train, history)
-    follows = Counter(pair for items in train for pair in zip(items, items[1:], strict=False))
+    follows = Counter(pair for items in train for pair in pairwise(items))
     return lambda item: (follows[history[-1], item], popular(item))
 
 

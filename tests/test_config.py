@@ -1,0 +1,304 @@
+"""The configuration: overlays, errors that help, fingerprints."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fparec_pipeline
+from fparec_pipeline.config import (
+    REFERENCES,
+    ConfigError,
+    Hyperparameters,
+    Trial,
+    known,
+    load_config,
+    reference_fingerprint,
+)
+from fparec_pipeline.paths import DataRoot
+
+PACKAGE = Path(fparec_pipeline.__file__).parent
+SOURCE = '[mine.sources.file]\nreader = "csv"\naddress = "mine.csv"\n'
+COLUMNS = 'user = "u"\nitem = "i"\ntime = "t"\n'
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads the configuration with the given text as the data root's file of that name."""
+
+    def load_overlaid(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+        return load_config(DataRoot(tmp_path))
+
+    return load_overlaid
+
+
+# What the packaged files say
+
+
+def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
+    files = {
+        name: tomllib.loads((PACKAGE / name).read_text())
+        for name in os.listdir(PACKAGE)
+        if name.endswith(".toml")
+    }
+    models, datasets = files["models.toml"], files["datasets.toml"]
+    config = load()
+    for dataset in datasets:
+        for model in set(models) - {"defaults"}:
+            expected = dict(models["defaults"])
+            expected.update(datasets[dataset].get("hyperparameters", {}))
+            expected.update(models[model])
+            expected.pop("title", None)
+            assert config.trial(dataset, model, 7).hyperparameters.model_dump() == expected
+
+
+def test_an_arm_has_the_last_word(load):
+    config = load(
+        datasets=f"{SOURCE}{COLUMNS}[mine.hyperparameters]\nd = 20\nn = 30\n",
+        models="[fparec]\nd = 10\n",
+    )
+    hyperparameters = config.trial("mine", "fparec", 0).hyperparameters
+    assert (hyperparameters.d, hyperparameters.n) == (10, 30)
+    assert hyperparameters.k == load().defaults["k"]
+
+
+def test_trials_are_the_product(load):
+    trials = load().trials(["beauty", "toys"], ["parec", "fparec"], [0, 1])
+    names = [(trial.dataset, trial.model, trial.seed) for trial in trials]
+    assert sorted(names) == [
+        (d, m, s) for d in ("beauty", "toys") for m in ("fparec", "parec") for s in (0, 1)
+    ]
+
+
+def test_every_arm_and_reference_has_a_title(load):
+    config = load(models='[own]\nmixer = "average"\n')
+    assert set(config.titles) == set(config.models) | set(REFERENCES)
+    assert config.titles["fparec"] == "FPARec"
+    assert config.titles["own"] == "own"
+
+
+# Overlays
+
+
+def test_an_own_dataset_stands_beside_the_packaged_ones(load):
+    packaged = set(load().datasets)
+    config = load(datasets=SOURCE + COLUMNS)
+    assert set(config.datasets) == packaged | {"mine"}
+    assert config.datasets["mine"].active_source.reader == "csv"
+    assert config.datasets["mine"].core == 5
+
+
+def test_another_source_is_chosen_and_all_else_stays(load):
+    before = load().datasets["beauty"]
+    after = load(datasets='[beauty]\nsource = "raw"\n').datasets["beauty"]
+    assert (before.source_name, after.source_name) == ("published", "raw")
+    assert after.active_source.reader == "amazon"
+    assert after.model_copy(update={"source": None}) == before
+
+
+def test_an_overlay_changes_one_key_of_one_arm(load):
+    before, after = load(), load(models="[parec]\nlearning_rate = 0.01\n")
+    assert after.trial("beauty", "parec", 0).hyperparameters.learning_rate == 0.01
+    assert after.trial("beauty", "parec", 0).hyperparameters.mixer == "positional"
+    assert after.trial("beauty", "fparec", 0) == before.trial("beauty", "fparec", 0)
+
+
+def test_an_own_study_adds_its_seeds(load):
+    text = '[mine]\ntitle = "x"\nmodels = ["parec"]\ndatasets = ["beauty"]\nseeds = [41, 40]\n'
+    before, after = load().seeds, load(studies=text)
+    assert after.studies["mine"].models == ("parec",)
+    assert after.seeds == (*before, 40, 41)
+
+
+# Errors
+
+DATASET_ERRORS = {
+    "unknown key": ('[mine]\ntitel = "x"\n', ["'titel'", "did you mean 'title'", "licence"]),
+    "unknown key, nested": (
+        'adress = "x"\n',
+        ["'sources.file.adress'", "did you mean 'address'", "separator"],
+    ),
+    "unknown reader": ('reader = "tsv"\n', ["sources.file.reader", "'pairs'", "given: 'tsv'"]),
+    "a number that is none": ('[mine]\ncore = "five"\n', ["core", "integer", "given: 'five'"]),
+    "a core of nothing": ("[mine]\ncore = 0\n", ["core", "greater than or equal to 1", "given: 0"]),
+    "a date that is none": ('from_date = "May"\n', ["sources.file.from_date", "date", "'May'"]),
+    "no known hash": ('hash = "sha1:00"\n', ["sources.file.hash", "sha256", "given: 'sha1:00'"]),
+    "no such source": ('[mine]\nsource = "raw"\n', ["'raw'", "file"]),
+    "missing columns": ("", ["sources.file", "'csv'", "user, item, time"]),
+    "unknown hyper-parameter": (
+        "[mine.hyperparameters]\ndropuot = 0.1\n",
+        ["[mine.hyperparameters]", "'dropuot'", "did you mean 'dropout'", "batch_size"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DATASET_ERRORS)
+def test_a_dataset_error_names_file_dataset_key_and_what_is_allowed(case, load, tmp_path):
+    text, words = DATASET_ERRORS[case]
+    lines = {"reader": 'reader = "csv"', "address": 'address = "mine.csv"'}
+    if case != "missing columns":
+        lines |= {line.split()[0]: line for line in COLUMNS.splitlines()}
+    table = ""
+    if text.startswith("["):
+        table = text
+    elif text:
+        lines[text.split()[0]] = text.strip()
+    source = "[mine.sources.file]\n" + "\n".join(lines.values()) + "\n"
+    with pytest.raises(ConfigError) as caught:
+        load(datasets=table + source)
+    for word in ["datasets.toml", "mine", *words]:
+        assert word in str(caught.value)
+    if "hyper-parameter" not in case:
+        assert str(tmp_path / "datasets.toml") in str(caught.value)
+
+
+MODEL_ERRORS = {
+    "unknown key": ("[fparec]\nlearning_rte = 1\n", ["'learning_rte'", "'learning_rate'", "beta2"]),
+    "wrong type": ('[fparec]\nd = "wide"\n', ["d:", "integer", "'wide'"]),
+    "n = 0": ("[fparec]\nn = 0\n", ["n:", "greater than or equal to 1", "given: 0"]),
+    "k > n": ("[fparec]\nk = 60\nn = 50\n", ["k = 60 is larger than n = 50"]),
+    "dropout of all": ("[fparec]\ndropout = 1.0\n", ["dropout:", "less than 1", "given: 1.0"]),
+    "unknown mixer": ('[fparec]\nmixer = "mamba"\n', ["mixer:", "'positional'", "'mamba'"]),
+    "no table": ("fparec = 3\n", ["dictionary", "given: 3"]),
+    "no title": ("[fparec]\ntitle = 3\n", ["titles.fparec", "string", "given: 3"]),
+}
+
+
+@pytest.mark.parametrize("case", MODEL_ERRORS)
+def test_an_arms_error_names_file_arm_key_and_what_is_allowed(case, load):
+    text, words = MODEL_ERRORS[case]
+    with pytest.raises(ConfigError) as caught:
+        load(models=text)
+    for word in ["models.toml", "fparec", *words]:
+        assert word in str(caught.value)
+
+
+def test_only_fparec_has_a_rank_that_must_fit_its_window(load):
+    assert load(models="[parec]\nn = 5\n").trial("beauty", "parec", 0).hyperparameters.n == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('models = ["fparecc"]', ["model 'fparecc'", "Did you mean fparec", "sasrec"]),
+        ('datasets = ["beuty"]', ["dataset 'beuty'", "Did you mean beauty", "yelp"]),
+        ('seeds = ["one"]', ["seeds.0", "integer", "'one'"]),
+        ('model = ["fparec"]', ["'model'", "did you mean 'models'"]),
+    ],
+)
+def test_a_studys_error_names_file_study_and_the_nearest_match(line, words, load, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(studies=f"[table_3]\n{line}\n")
+    for word in [str(tmp_path / "studies.toml"), "[table_3]", *words]:
+        assert word in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_named(load, tmp_path):
+    with pytest.raises(ConfigError, match=r"datasets\.toml is not valid TOML: .*line 1"):
+        load(datasets="[mine\n")
+    (tmp_path / "datasets.toml").write_bytes(b'title = "\xff"')
+    with pytest.raises(ConfigError, match=r"datasets\.toml is not valid TOML"):
+        load_config(DataRoot(tmp_path))
+
+
+def test_an_unknown_name_is_answered_with_those_there_are(load):
+    with pytest.raises(ConfigError, match=r"no dataset 'beautty'. Did you mean beauty\?"):
+        load().trial("beautty", "fparec", 0)
+    with pytest.raises(ConfigError, match="no model 'zzz'. There are: sasrec"):
+        load().trial("beauty", "zzz", 0)
+    assert known("a", ["a", "b"], "letter") == "a"
+
+
+# Fingerprints
+
+OTHER_CHOICE = {
+    "mixer": "positional",
+    "softmax": "all_columns",
+    "residual": "input",
+    "value_source": "normalized",
+    "feed_forward": "last_block",
+}
+
+
+@pytest.fixture
+def trial(load):
+    return load().trial("beauty", "fparec", 0)
+
+
+def changed(trial, name):
+    """The trial with another value of one hyper-parameter."""
+    old = trial.hyperparameters.model_dump()
+    value = old[name]
+    if isinstance(value, bool):
+        other = not value
+    else:
+        other = OTHER_CHOICE.get(name) or (value + 1 if isinstance(value, int) else value / 2)
+    assert other != value
+    return trial.model_copy(update={"hyperparameters": Hyperparameters(**old | {name: other})})
+
+
+@pytest.mark.parametrize("name", Hyperparameters.model_fields)
+def test_every_hyperparameter_changes_the_fingerprints(name, trial):
+    other = changed(trial, name)
+    for with_seed in (True, False):
+        prints = {t.fingerprint("data", with_seed=with_seed) for t in (trial, other)}
+        assert len(prints) == 2
+
+
+def test_data_and_dataset_change_the_fingerprints(trial):
+    other = trial.model_copy(update={"dataset": "toys"})
+    for with_seed in (True, False):
+        prints = [
+            trial.fingerprint("data", with_seed=with_seed),
+            trial.fingerprint("other data", with_seed=with_seed),
+            other.fingerprint("data", with_seed=with_seed),
+        ]
+        assert len(set(prints)) == 3
+
+
+def test_the_arms_fingerprint_is_the_same_for_every_seed(trial):
+    seeds = [trial.model_copy(update={"seed": seed}) for seed in range(3)]
+    assert len({t.fingerprint("data", with_seed=False) for t in seeds}) == 1
+    assert len({t.fingerprint("data") for t in seeds}) == 3
+
+
+def test_the_arms_name_has_no_part_in_its_fingerprint(trial):
+    renamed = trial.model_copy(update={"model": "fparec_of_another_study"})
+    assert renamed.fingerprint("data") == trial.fingerprint("data")
+
+
+def test_the_training_version_changes_every_fingerprint(trial, monkeypatch):
+    before = trial.fingerprint("data"), reference_fingerprint("beauty", "popularity", "data")
+    monkeypatch.setattr("fparec_pipeline.config.TRAINING_VERSION", -1)
+    after = trial.fingerprint("data"), reference_fingerprint("beauty", "popularity", "data")
+    assert not set(before) & set(after)
+
+
+def test_references_have_fingerprints_of_their_own():
+    prints = {
+        reference_fingerprint(dataset, reference, data_hash)
+        for dataset in ("beauty", "toys")
+        for reference in REFERENCES
+        for data_hash in ("a", "b")
+    }
+    assert len(prints) == 4 * len(REFERENCES)
+
+
+def test_a_fingerprint_is_the_same_in_any_process_and_at_any_commit(trial, tmp_path):
+    """Neither git nor Python's hash seed, which orders sets, has a part in it."""
+    script = (
+        "import sys; from fparec_pipeline.config import Trial;"
+        "print(Trial.model_validate_json(sys.argv[1]).fingerprint('data'))"
+    )
+    command = [sys.executable, "-c", script, trial.model_dump_json()]
+    environment = {"PYTHONPATH": str(PACKAGE.parent), "PYTHONHASHSEED": "7"}
+    answer = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == trial.fingerprint("data")
+    assert Trial.model_validate_json(trial.model_dump_json()) == trial
