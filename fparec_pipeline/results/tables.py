@@ -150,10 +150,10 @@ def to_markdown(table: Table) -> str:
 
 
 def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
-    """The leaderboard's entries, in their order, as one markdown table.
+    """A dataset's leaderboard, its entries in their order, as a markdown table.
 
     Args:
-        rows: `medians.leaderboard`.
+        rows: `medians.leaderboard` of one dataset.
         config: for titles; an entry that it does not know keeps its name.
     """
     lines = []
@@ -162,8 +162,8 @@ def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
         seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
         provisional = " (provisional)" if row["provisional"] else ""
         title = config.titles.get(row["model"], row["model"]) + (DAGGER if row["capped"] else "")
-        lines.append([row["dataset"], title, *values, seeds + provisional])
-    text = _markdown(["dataset", "model", *COLUMNS.values(), "seeds"], lines, text_columns=2)
+        lines.append([title, *values, seeds + provisional])
+    text = _markdown(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
     return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
 
 

@@ -142,6 +142,6 @@ def test_the_leaderboard_in_markdown(data, config):
     finish(data, config, "beauty", {"fparec": 0.0417, "last_ten": 0.0}, hit_cap=True)
     folder = data.trial("beauty", "fparec", 2)
     (folder / "trial.json").unlink()
-    text = leaderboard_markdown(leaderboard(trials_frame(data, config)), config)
-    assert "| beauty | FPARec† | 0.0834 | 0.0417 | 0.5000 | 0.5000 | 0, 1 (provisional) |" in text
-    assert "| beauty | Last ten items† | 0.0000 | 0.0000 | — | — | untrained |" in text
+    text = leaderboard_markdown(leaderboard(trials_frame(data, config), "beauty"), config)
+    assert "| FPARec† | 0.0834 | 0.0417 | 0.5000 | 0.5000 | 0, 1 (provisional) |" in text
+    assert "| Last ten items† | 0.0000 | 0.0000 | — | — | untrained |" in text
