@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from filelock import FileLock, Timeout
 
 from fparec_pipeline.config import PACKAGE, Config, Trial
@@ -65,7 +67,10 @@ def prepare_dagster_home(data: DataRoot) -> Path:
 def instance(data: DataRoot) -> Iterator[dg.DagsterInstance]:
     """The persistent Dagster instance of the data root, or the one that DAGSTER_HOME names."""
     home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
-    with dg.DagsterInstance.from_config(home) as opened:
+    # Else each run would start processes that copy this terminal's output to a file.
+    no_copies = {"module": NoOpComputeLogManager.__module__, "class": "NoOpComputeLogManager"}
+    ref = InstanceRef.from_dir(home, overrides={"compute_logs": no_copies})
+    with dg.DagsterInstance.from_ref(ref) as opened:
         yield opened
 
 
@@ -144,13 +149,16 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
         for check in result.get_asset_check_evaluations()
         if not check.passed
     ]
-    for event in result.all_events:
-        if event.is_failure and event.is_step_event:
-            error = event.step_failure_data.error
-            while error and error.cause:
-                error = error.cause
-            if error and not lines:
-                lines.append(_plain(error.message))
+    errors = [
+        event.step_failure_data.error if event.is_step_failure else event.job_failure_data.error
+        for event in result.all_events
+        if event.is_step_failure or event.is_run_failure
+    ]
+    for error in errors:
+        while error and error.cause:
+            error = error.cause
+        if error and not lines:
+            lines.append(_plain(error.message))
     return "; ".join(lines) or "the run failed; see its page in Dagster"
 
 
