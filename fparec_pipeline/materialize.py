@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import queue
 import shutil
+import signal
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ DATA_VERSION = "dagster/data_version"  # a materialization's tag
 ALIVE = "fparec/alive"  # a run's tag: the file that the run's process keeps locked
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 POLL_SECONDS = 0.2
+STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,15 @@ def train(
     context = multiprocessing.get_context("spawn")
     news = context.Queue()
     with ProcessPoolExecutor(workers, context, _start_worker, (news, os.getpid())) as pool:
-        pending: dict[Future[str | None], Trial] = {
-            pool.submit(_train_one, trial, options): trial for trial in trials
-        }
+        waiting = iter(trials)
+        pending: dict[Future[str | None], Trial] = {}
         try:
-            while pending:
+            while True:
+                # No more than can run: a trial that waits in the pool could not be taken back.
+                for trial in islice(waiting, workers - len(pending)):
+                    pending[pool.submit(_train_one, trial, options)] = trial
+                if not pending:
+                    return
                 done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for progress in _drain(news):
                     on_progress(progress)
@@ -199,10 +206,17 @@ def train(
                     failure = future.exception()
                     yield Outcome(trial, str(failure) if failure else future.result())
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
+            _stop(multiprocessing.active_children())
             raise
+
+
+def _stop(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """End the workers: a run that is interrupted says so to Dagster; who takes long is killed."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(STOP_SECONDS)
+        process.kill()
 
 
 def _drain(news: Any) -> Iterator[Progress]:
@@ -219,6 +233,8 @@ _news: Any = None  # of a worker: where its progress goes
 def _start_worker(news: Any, parent: int) -> None:
     global _news
     _news = news
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides who ends, and when
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
