@@ -71,7 +71,7 @@ def _training_asset(config: Config, model: str) -> dg.AssetsDefinition:
         assert isinstance(context.partition_key, dg.MultiPartitionKey)  # noqa: S101
         keys = context.partition_key.keys_by_dimension
         dataset, seed, data = keys["dataset"], int(keys["seed"]), workspace.data
-        reporter = _Reporter(workspace, listener, context.run_id)
+        reporter = _Reporter(workspace, listener, context.run.run_id)
         record = run_trial(
             workspace.config.trial(dataset, model, seed),
             read_splits(data.splits(dataset)),
@@ -149,7 +149,7 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
 
         dataset, data = context.partition_key, workspace.data
         splits = read_splits(data.splits(dataset))
-        reporter = _Reporter(workspace, listener, context.run_id)
+        reporter = _Reporter(workspace, listener, context.run.run_id)
         metadata: dict[str, float] = {}
         for reference in REFERENCES:
             record = run_reference(dataset, reference, splits, data)
