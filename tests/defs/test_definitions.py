@@ -1,0 +1,118 @@
+"""The code location as a whole."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from data_roots import tiny_root
+
+from fparec_pipeline.config import load_config
+from fparec_pipeline.definitions import build_defs
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_root(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def defs(data):
+    return build_defs(data)
+
+
+def asset(defs, *path):
+    return defs.resolve_assets_def(dg.AssetKey(list(path)))
+
+
+def test_all_definitions_load_together(defs):
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_dagster_validates_the_checkouts_workspace(data):
+    result = subprocess.run(
+        [Path(sys.executable).with_name("dagster"), "definitions", "validate"],
+        cwd=CHECKOUT,
+        env=os.environ | {"FPAREC_DATA": str(data.root)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_loading_the_definitions_imports_neither_torch_nor_mlflow(data):
+    code = (
+        "import json, sys, fparec_pipeline.definitions;"
+        "print(json.dumps([name for name in ('torch', 'mlflow') if name in sys.modules]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"FPAREC_DATA": str(data.root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(result.stdout) == []
+
+
+def test_a_trial_is_one_partition_of_its_arms_asset(defs):
+    for model in ("fparec", "sasrec", "exponential_annealing"):
+        partitions = asset(defs, "trained", model).partitions_def
+        dimensions = {d.name: d.partitions_def for d in partitions.partitions_defs}
+        assert set(dimensions) == {"dataset", "seed"}
+        assert "tiny" in dimensions["dataset"].get_partition_keys()
+        assert "beauty" in dimensions["dataset"].get_partition_keys()
+        assert dimensions["seed"].get_partition_keys() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", ["raw", "splits", "references", "medians", "leaderboard"])
+def test_the_other_steps_are_by_dataset(defs, data, name):
+    partitions = asset(defs, name).partitions_def
+    assert partitions.get_partition_keys() == list(load_config(data).datasets)
+
+
+def test_a_table_has_no_partitions(defs):
+    assert asset(defs, "table_3").partitions_def is None
+
+
+def test_every_asset_says_what_it_is(defs, data):
+    specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
+    assert len(specs) == 6 + len(load_config(data).models)
+    for spec in specs.values():
+        assert spec.description
+        assert spec.owners
+        assert spec.kinds
+        assert spec.code_version
+        assert spec.group_name in ("data", "training", "results")
+
+
+def test_training_waits_in_the_pool(defs):
+    assert asset(defs, "trained", "fparec").op.pool == "training"
+
+
+def test_medians_depend_on_every_arm_and_the_references(defs, data):
+    parents = defs.resolve_asset_graph().get(dg.AssetKey("medians")).parent_keys
+    trained = {dg.AssetKey(["trained", model]) for model in load_config(data).models}
+    assert parents == trained | {dg.AssetKey("references")}
+
+
+def test_each_study_has_a_training_job(defs):
+    for study in ("table_3", "table_4", "benchmark"):
+        assert defs.resolve_job_def(f"train_{study}")
+    arms = defs.resolve_job_def("train_table_4").asset_layer.executable_asset_keys
+    assert arms == {
+        dg.AssetKey(["trained", model])
+        for model in (
+            "fparec",
+            "parec",
+            "sasrec",
+            "average",
+            "linear_annealing",
+            "exponential_annealing",
+        )
+    }
