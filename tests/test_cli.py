@@ -1,0 +1,370 @@
+"""The `fparec` command as a user meets it: a process of its own on a tiny dataset."""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from data_roots import tiny_root
+
+from fparec_pipeline import cli
+from fparec_pipeline.defs.automation import in_progress
+from fparec_pipeline.materialize import instance
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.tracking import default_uri
+from fparec_pipeline.training.record import (
+    ATTEMPT,
+    CHECKPOINT,
+    RECORD,
+    TrialRecord,
+    is_locked,
+    lock_trial,
+    read_record,
+    trial_folders,
+)
+
+COMMAND = str(Path(sys.executable).with_name("fparec"))
+RUN = ("run", "--datasets", "tiny", "--models", "fparec,sasrec", "--jobs", "2", "--seeds")
+PATIENCE_S = 120.0  # for what takes seconds on an idle machine
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    last = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < last, f"waited in vain: {what}"
+        time.sleep(0.05)
+
+
+def environment(data: DataRoot) -> dict[str, str]:
+    return os.environ | {"FPAREC_DATA": str(data.root), "COLUMNS": "200"}
+
+
+def fparec(data: DataRoot, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command's result; whatever it answers, it is no traceback."""
+    result = subprocess.run(
+        [COMMAND, *arguments], env=environment(data), capture_output=True, text=True
+    )
+    assert "Traceback" not in result.stdout + result.stderr, result.stderr
+    return result
+
+
+def records(data: DataRoot) -> dict[tuple[str, int], TrialRecord]:
+    found = [read_record(folder) for folder in trial_folders(data)]
+    return {(record.model, record.seed): record for record in found if record}
+
+
+def dagster_runs(data: DataRoot, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
+    with instance(data) as on:
+        return list(on.get_runs(dg.RunsFilter(statuses=list(statuses))))
+
+
+def mlflow_runs(data: DataRoot, experiment: str = "fparec", where: str = "") -> list:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=default_uri(data))
+    identity = client.get_experiment_by_name(experiment).experiment_id
+    return list(client.search_runs([identity], where))
+
+
+@dataclass(frozen=True)
+class History:
+    """What `fparec run` did: killed, run again, run once more, and with a trial that failed."""
+
+    data: DataRoot
+    interrupted: list[str]  # attempts that the kill left unfinished
+    going: int  # runs that Dagster showed as going on after the kill
+    completed: subprocess.CompletedProcess[str]
+    trained: dict[tuple[str, int], TrialRecord]
+    again: subprocess.CompletedProcess[str]
+    trained_again: dict[tuple[str, int], TrialRecord]
+    failing: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> History:
+    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=150)
+    folders = [data.trial("tiny", model, 0) for model in ("fparec", "sasrec")]
+    first = subprocess.Popen([COMMAND, *RUN, "0,1"], env=environment(data))
+    wait_until(lambda: all((f / ATTEMPT).exists() for f in folders), "two trials have begun")
+    first.kill()
+    first.wait()
+    wait_until(lambda: not any(map(is_locked, folders)), "the workers ended with their parent")
+    unfinished = [folder for folder in folders if not (folder / RECORD).exists()]
+    interrupted = [json.loads((folder / ATTEMPT).read_text())["attempt"] for folder in unfinished]
+    going = len(dagster_runs(data, *in_progress()))
+
+    completed = fparec(data, *RUN, "0,1")
+    trained = records(data)
+    again = fparec(data, *RUN, "0,1")
+    trained_again = records(data)
+    with lock_trial(data.trial("tiny", "sasrec", 2)):  # as another process that trains it does
+        failing = fparec(data, *RUN, "2")
+    return History(data, interrupted, going, completed, trained, again, trained_again, failing)
+
+
+def test_a_killed_command_takes_its_workers_with_it(history):
+    assert history.interrupted
+    assert history.going
+
+
+def test_the_next_run_resumes_what_was_killed_and_completes(history):
+    assert history.completed.returncode == 0, history.completed.stderr
+    trials = {(model, seed) for model in ("fparec", "sasrec") for seed in (0, 1)}
+    references = {(name, 0) for name in ("popularity", "last_ten", "transitions")}
+    assert set(history.trained) == trials | references
+    attempts = {record.attempt for record in history.trained.values()}
+    assert set(history.interrupted) <= attempts
+
+
+def test_the_next_run_settles_what_dagster_showed_as_going_on(history):
+    assert dagster_runs(history.data, *in_progress()) == []
+    failed = dagster_runs(history.data, dg.DagsterRunStatus.FAILURE)
+    assert len(failed) == history.going + 1  # and the trial that failed
+    assert not list((history.data.dagster_home / "alive").iterdir())
+
+
+def test_the_run_ends_with_the_leaderboard_and_how_to_go_on(history):
+    output = history.completed.stdout
+    for text in ("FPARec", "SASRec", "Transitions", ":3000", ":5000", "beauty,toys"):
+        assert text in output
+
+
+def test_a_second_call_trains_nothing(history):
+    assert history.again.returncode == 0, history.again.stderr
+    assert "there already" in history.again.stdout
+    assert history.trained_again == history.trained
+
+
+def test_a_failed_trial_is_one_line_and_does_not_stop_the_others(history):
+    assert history.failing.returncode == 1
+    assert "seed=2 is being trained by another process" in history.failing.stdout
+    assert ("fparec", 2) in records(history.data)
+
+
+def test_a_table_shows_the_median_of_three_or_a_gap(history):
+    text = fparec(history.data, "table", "3").stdout
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    values = [records(history.data)["fparec", seed].metrics["test/hr_at_10"] for seed in range(3)]
+    fparec_line = next(line for name, line in lines.items() if name.startswith("FPARec"))
+    assert f"{statistics.median(values):.4f}" in fparec_line
+    sasrec_line = next(line for name, line in lines.items() if name.startswith("SASRec"))
+    assert "—" in sasrec_line and not re.search(r"\d\.\d", sasrec_line)
+    assert text.strip() == (history.data.results / "table_3.md").read_text().strip()
+
+
+def test_the_leaderboard_as_json_holds_seeds_and_medians(history):
+    result = fparec(history.data, "leaderboard", "--dataset", "tiny", "--json")
+    rows = {row["model"]: row for row in json.loads(result.stdout)}
+    assert set(rows) == {"fparec", "sasrec", "popularity", "last_ten", "transitions"}
+    assert rows["sasrec"]["seeds"] == [0, 1]
+    assert rows["sasrec"]["provisional"] is True
+    assert rows["fparec"]["seeds"] == [0, 1, 2]
+    assert rows["fparec"]["provisional"] is False
+    assert rows["popularity"]["provisional"] is False
+    done = records(history.data)
+    for name in ("test/hr_at_10", "test/ndcg_at_10", "test_unseen/hr_at_50", "valid/mrr"):
+        values = [done["sasrec", seed].metrics[name] for seed in (0, 1)]
+        assert rows["sasrec"][name] == pytest.approx(statistics.mean(values))
+        assert rows["sasrec"]["dataset"] == "tiny"
+
+
+def test_the_leaderboard_is_sorted_by_the_metric_asked_for(history, monkeypatch, capsys):
+    for metric in ("test/hr_at_1", "test/mrr"):
+        text = main(
+            history.data,
+            monkeypatch,
+            capsys,
+            "leaderboard",
+            "--dataset",
+            "tiny",
+            "--metric",
+            metric,
+            "--json",
+        )[1]
+        values = [row[metric] for row in json.loads(text)]
+        assert values == sorted(values, reverse=True)
+
+
+def test_status_tells_done_from_unfinished_and_missing(history):
+    result = fparec(history.data, "status", "--datasets", "tiny", "--models", "fparec,sasrec,parec")
+    lines = {line.split()[3]: line for line in result.stdout.splitlines() if "tiny" in line}
+    assert lines["fparec"].count("done") == 3
+    assert lines["sasrec"].count("done") == 2
+    assert lines["parec"].count("missing") == 3
+
+
+def test_mlflow_holds_what_the_folders_hold(history):
+    runs = mlflow_runs(history.data, where="tags.superseded = 'false'")
+    current = {(run.data.tags["model"], int(run.data.tags["seed"])): run for run in runs}
+    done = records(history.data)
+    assert set(current) == set(done)
+    assert len(runs) == len(done)
+    for identity, record in done.items():
+        run = current[identity]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["study.table_3"] == "true"
+        assert {name: run.data.metrics[name] for name in record.metrics} == record.metrics
+
+
+def test_mlflow_holds_the_tables(history):
+    runs = mlflow_runs(history.data, "fparec-tables", "tags.superseded = 'false'")
+    assert {run.data.tags["table"] for run in runs} == {"table_3", "leaderboard_tiny"}
+
+
+def test_dagster_shows_metrics_curve_and_mlflow_link_of_every_trial(history):
+    with instance(history.data) as on:
+        for (model, seed), record in records(history.data).items():
+            if record.trained:
+                metadata = materialization(on, model, seed).metadata
+                for name in ("test/hr_at_10", "test/ndcg_at_10"):
+                    assert metadata[name].value == record.metrics[name]
+                assert metadata["best_epoch"].value == record.best_epoch
+                assert metadata["learning_curve"].value.startswith("![](data:image/png;base64,")
+                assert "/#/experiments/" in metadata["mlflow_run"].value
+
+
+def materialization(on: dg.DagsterInstance, model: str, seed: int) -> dg.AssetMaterialization:
+    partition = dg.MultiPartitionKey({"dataset": "tiny", "seed": str(seed)})
+    key = dg.AssetKey(["trained", model])
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    (newest,) = on.fetch_materializations(wanted, limit=1).records
+    return newest.asset_materialization
+
+
+@pytest.fixture(scope="module")
+def copied(history, tmp_path_factory) -> DataRoot:
+    """Another data root into which finished trials were copied by hand."""
+    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=150)
+    shutil.copytree(history.data.splits("tiny"), data.splits("tiny"))
+    for model, seed in (("fparec", 0), ("sasrec", 1)):
+        shutil.copytree(history.data.trial("tiny", model, seed), data.trial("tiny", model, seed))
+    return data
+
+
+def test_sync_shows_copied_trials_once(copied, monkeypatch, capsys):
+    for missing in ("2 materializations", "0 materializations"):
+        code, output, _ = main(copied, monkeypatch, capsys, "sync")
+        assert code == 0
+        assert missing in output
+        runs = mlflow_runs(copied)
+        assert sorted(run.data.tags["model"] for run in runs) == ["fparec", "sasrec"]
+        with instance(copied) as on:
+            shown = materialization(on, "sasrec", 1).metadata["test/hr_at_10"].value
+        assert shown == records(copied)["sasrec", 1].metrics["test/hr_at_10"]
+
+
+def test_clean_deletes_what_stands_in_no_table(copied, monkeypatch, capsys):
+    stale, interrupted = copied.trial("tiny", "fparec", 0), copied.trial("tiny", "parec", 0)
+    rewrite(stale / RECORD, fingerprint="0" * 16)
+    rewrite(stale / ATTEMPT, fingerprint="0" * 16)
+    interrupted.mkdir(parents=True)
+    shutil.copy(stale / ATTEMPT, interrupted)
+    (interrupted / CHECKPOINT).write_bytes(b"some bytes")
+    code, output, _ = main(copied, monkeypatch, capsys, "clean", "--yes")
+    assert code == 0
+    assert "stale" in output and "interrupted" in output
+    assert not stale.exists() and not interrupted.exists()
+    assert set(records(copied)) == {("sasrec", 1)}
+    assert "nothing to delete" in main(copied, monkeypatch, capsys, "clean", "--yes")[1]
+
+
+def rewrite(path: Path, **changes: str) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_splits_that_fail_a_check_stop_every_run(tmp_path, monkeypatch, capsys):
+    data = tiny_root(tmp_path, expected_users=61)
+    for _ in range(2):  # nor does the second call take the splits that are there for good
+        code, _, error = main(data, monkeypatch, capsys, *RUN, "0")
+        assert code == 2
+        assert "expected_counts" in error and "60 users, not 61" in error
+        assert len(error.strip().splitlines()) == 1
+        assert trial_folders(data) == []
+
+
+def main(
+    data: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command, run in this process to save its start."""
+    monkeypatch.setenv("FPAREC_DATA", str(data.root))
+    monkeypatch.setattr(sys, "argv", ["fparec", *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    return int(exit.value.code or 0), *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> DataRoot:
+    return tiny_root(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answers"),
+    [
+        (["run", "--datasets", "tyni"], ["dataset 'tyni'", "tiny"]),
+        (["run", "--models", "fparc"], ["model 'fparc'", "fparec"]),
+        (["run", "--seeds", "7"], ["seed '7'", "0, 1, 2"]),
+        (["run", "--seeds", "one"], ["seed 'one'"]),
+        (["run", "--study", "tabel_3"], ["study 'tabel_3'", "table_3"]),
+        (["run", "--device", "cude"], ["device 'cude'", "cuda"]),
+        (["status", "--models", "sasrek"], ["model 'sasrek'", "sasrec"]),
+        (["leaderboard", "--dataset", "tinny"], ["dataset 'tinny'", "tiny"]),
+        (
+            ["leaderboard", "--dataset", "tiny", "--metric", "test/ndgc_at_10"],
+            ["metric 'test/ndgc_at_10'", "test/ndcg_at_10"],
+        ),
+        (["table", "33"], ["table '33'", "3"]),
+    ],
+)
+def test_unknown_names_are_answered_with_close_ones(empty, monkeypatch, capsys, arguments, answers):
+    code, _, error = main(empty, monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert all(answer in error for answer in answers), error
+
+
+def test_a_wrong_configuration_is_one_line_that_names_the_file_and_entry(
+    tmp_path, monkeypatch, capsys
+):
+    data = tiny_root(tmp_path)
+    with (tmp_path / "datasets.toml").open("a") as file:
+        file.write("\n[other]\nkore = 5\n")
+    code, _, error = main(data, monkeypatch, capsys, "status")
+    assert code == 2
+    assert f"{tmp_path}/datasets.toml" in error
+    assert "[other]" in error and "kore" in error and "core" in error
+
+
+def test_as_a_process_too_an_unknown_name_is_no_traceback(empty):
+    result = fparec(empty, "run", "--datasets", "beuty")
+    assert result.returncode == 2
+    assert "beauty" in result.stderr
+
+
+def test_help_lists_the_commands_and_explains_each_option(empty):
+    overview = fparec(empty, "--help")
+    assert overview.returncode == 0
+    for name in ("run", "status", "leaderboard", "table", "sync", "clean", "dev"):
+        assert re.search(rf"\b{name}\b", overview.stdout)
+    options = fparec(empty, "run", "--help").stdout
+    for name in ("datasets", "models", "seeds", "study", "jobs", "device", "retrain"):
+        assert f"--{name}" in options
+    assert "Example" in options
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys, fparec_pipeline.cli;"
+        "print([n for n in ('torch', 'mlflow', 'dagster') if n in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
