@@ -20,9 +20,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """The innermost error's message of a failed run, and its failed checks."""
+    """The messages of a failed run's checks, else of the error that ended it."""
     lines = [
         f"check {check.check_name} of {check.asset_key.to_user_string()} failed: "
         f"{check.metadata['message'].value}"
@@ -158,7 +158,8 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
         if event.is_step_failure or event.is_run_failure
     ]
     for error in errors:
-        while error and error.cause:
+        # Dagster's wrapping comes off; what our own errors were raised from says less than they.
+        while error and error.cause and (error.cls_name or "").startswith("Dagster"):
             error = error.cause
         if error and not lines:
             lines.append(_plain(error.message))
@@ -194,8 +195,11 @@ def train(
         try:
             while True:
                 # No more than can run: a trial that waits in the pool could not be taken back.
-                for trial in islice(waiting, workers - len(pending)):
-                    pending[pool.submit(_train_one, trial, options)] = trial
+                while len(pending) < workers and (trial := next(waiting, None)):
+                    try:
+                        pending[pool.submit(_train_one, trial, options)] = trial
+                    except BrokenProcessPool as error:  # a worker was killed: memory, most often
+                        yield Outcome(trial, str(error))
                 if not pending:
                     return
                 done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)

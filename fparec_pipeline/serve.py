@@ -29,11 +29,13 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     dagster += ["-m", "fparec_pipeline.definitions"]
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--backend-store-uri", tracker.uri, "--workers", "1"]
+    remote = tracker.uri.startswith(("http://", "https://"))  # it has a page of its own
+    commands = [dagster] if remote else [dagster, mlflow]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     servers: list[subprocess.Popen[bytes]] = []
     try:
-        for command in (dagster, mlflow):
+        for command in commands:
             # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
             server = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
             servers.append(server)
