@@ -91,7 +91,7 @@ class History:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> History:
-    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=150)
+    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=80)
     folders = [data.trial("tiny", model, 0) for model in ("fparec", "sasrec")]
     first = subprocess.Popen([COMMAND, *RUN, "0,1"], env=environment(data))
     wait_until(lambda: all((f / ATTEMPT).exists() for f in folders), "two trials have begun")
@@ -243,7 +243,7 @@ def materialization(on: dg.DagsterInstance, model: str, seed: int) -> dg.AssetMa
 @pytest.fixture(scope="module")
 def copied(history, tmp_path_factory) -> DataRoot:
     """Another data root into which finished trials were copied by hand."""
-    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=150)
+    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=80)
     shutil.copytree(history.data.splits("tiny"), data.splits("tiny"))
     for model, seed in (("fparec", 0), ("sasrec", 1)):
         shutil.copytree(history.data.trial("tiny", model, seed), data.trial("tiny", model, seed))
