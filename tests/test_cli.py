@@ -32,6 +32,9 @@ from fparec_pipeline.training.record import (
     trial_folders,
 )
 
+# Four runs of the command stand before the first test: a minute on an idle machine.
+pytestmark = pytest.mark.timeout(900)
+
 COMMAND = str(Path(sys.executable).with_name("fparec"))
 RUN = ("run", "--datasets", "tiny", "--models", "fparec,sasrec", "--jobs", "2", "--seeds")
 PATIENCE_S = 120.0  # for what takes seconds on an idle machine
