@@ -1,11 +1,11 @@
-# make install | quickstart | test | test-quick | lint | dev
+# make install | quickstart | test | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint dev
+.PHONY: install quickstart test lint dev bench
 
 install: $(STAMP)
 
@@ -30,3 +30,6 @@ lint: install
 
 dev: install
 	$(BIN)/fparec dev
+
+bench: install
+	$(BIN)/python benchmarks/bench.py
