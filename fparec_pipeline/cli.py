@@ -85,7 +85,7 @@ def run(
             _stop_at(materialize(list(TABLES), data, on))
     for dataset in names:
         _print_leaderboard(config, data, dataset, "test/ndcg_at_10")
-    _print_next_steps(data)
+    _print_next_steps()
     if failed:
         raise typer.Exit(1)
 
@@ -240,7 +240,7 @@ def main() -> None:
 def _chosen(
     config: Config, study: str, datasets: str | None, models: str | None, seeds: str | None
 ) -> list[Trial]:
-    """The trials that the options name, heaviest datasets last."""
+    """The trials that the options name."""
     base = config.studies[known(study, config.studies, "study")]
     wanted = _split(datasets) or base.datasets
     arms = _split(models) or base.models
@@ -353,7 +353,7 @@ def _print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str
         console.print(f"Licence of the data: {licence}", highlight=False)
 
 
-def _print_next_steps(data: DataRoot) -> None:
+def _print_next_steps() -> None:
     console.print(
         "\nSee the assets:  make dev, then http://127.0.0.1:3000 (Dagster)\n"
         "See the runs:    make dev, then http://127.0.0.1:5000 (MLflow)\n"

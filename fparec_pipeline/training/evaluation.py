@@ -144,7 +144,7 @@ def count_ranks(
     Raises:
         NonFiniteScores: a score is NaN or infinite.
     """
-    if not torch.isfinite(scores.sum(dtype=torch.float64)):
+    if not torch.isfinite(scores.sum()):
         raise NonFiniteScores("a score is NaN or infinite")
     target_scores = scores.gather(1, targets.unsqueeze(1) - 1)  # (u, 1)
     counts = history_offsets.diff().to(scores.device)

@@ -90,7 +90,9 @@ class Silent:
 
 
 def choose_device(device: str = "auto") -> str:
-    """`cuda`, `mps` or `cpu`: the one asked for, or with "auto" the best one that is there.
+    """The device asked for; "auto" is `cuda` where it is there, else `cpu`.
+
+    `mps` has to be asked for: nobody has seen it work.
 
     Raises:
         ValueError: the device asked for is not there.
@@ -101,7 +103,7 @@ def choose_device(device: str = "auto") -> str:
         "mps": torch.backends.mps.is_available(),
     }
     if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+        return next(name for name in ("cuda", "cpu") if there[name])
     if not there.get(device.split(":")[0]):
         usable = ", ".join(name for name, available in there.items() if available)
         raise ValueError(f"device {device!r} is not there; usable: auto, {usable}")
@@ -135,7 +137,8 @@ def run_trial(
         work = next_folder(folder) if done else folder
         if work != folder:
             locks.enter_context(lock_trial(work))
-        attempt = _resumable(work, fingerprint) or _begin(work, _new_attempt(trial, splits, device))
+        new = _new_attempt(trial, splits, device)
+        attempt = _resumable(work, new) or _begin(work, new)
         record = _Training(trial, splits, work, attempt, observer or Silent()).run()
         if work != folder:
             adopt_finished(folder)
@@ -221,10 +224,11 @@ def _new_attempt(trial: Trial, splits: Splits, device: str) -> Attempt:
     )
 
 
-def _resumable(folder: Path, fingerprint: str) -> Attempt | None:
-    """The unfinished attempt of the same fingerprint, which keeps the device it began on."""
-    attempt = read_attempt(folder)
-    return attempt if attempt and attempt.fingerprint == fingerprint else None
+def _resumable(folder: Path, new: Attempt) -> Attempt | None:
+    """The unfinished attempt of the same fingerprint and device, if there is one."""
+    begun = read_attempt(folder)
+    same = begun and (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
+    return begun if same else None
 
 
 def _begin(folder: Path, attempt: Attempt) -> Attempt:

@@ -495,10 +495,11 @@ def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(monkey
             choose_device(device)
 
 
-def test_the_best_device_is_taken_by_itself(monkeypatch):
+def test_cuda_is_taken_by_itself_and_mps_only_when_asked_for(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == "mps"
+    assert choose_device("auto") == "cpu"
+    assert choose_device("mps") == "mps"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == "cuda"
     assert choose_device("cuda:1") == "cuda:1"
