@@ -22,8 +22,8 @@ from fparec_pipeline.training.evaluation import (
     network_scorer,
     rank_targets,
 )
-from fparec_pipeline.training.loss import block_rows, loss_and_gradients
-from fparec_pipeline.training.matmul import mm_nt
+from fparec_pipeline.training.loss import block_size, loss_and_gradients
+from fparec_pipeline.training.matmul import HAS_ONEDNN, add_mm, mm, onednn_mm
 
 LARGE = 2048  # side of the square matrices whose product gives the machine's rate
 REPEATS = 7
@@ -54,7 +54,8 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 def large_matrix_rate() -> float:
     """Float32 operations a second of a large product, by the better of the two libraries."""
     a, b = torch.randn(LARGE, LARGE), torch.randn(LARGE, LARGE)
-    times = by_turns(lambda: torch.mm(a, b.T), lambda: mm_nt(a, b), 3)
+    other = onednn_mm if HAS_ONEDNN else torch.mm
+    times = by_turns(lambda: torch.mm(a, b), lambda: other(a, b), 3)
     return 2 * LARGE**3 / min(min(column) for column in times)
 
 
@@ -87,11 +88,11 @@ def loss_against_roofline(splits: Splits, h: Hyperparameters) -> dict[str, float
 
 def _three_products(hidden: Tensor, weight: Tensor) -> None:
     """The products alone, block by block as the loss does them, with nothing in between."""
-    weight_t = weight.T.contiguous()
-    for block in hidden.split(block_rows(len(weight), weight.device)):
-        scores = mm_nt(block, weight)
-        mm_nt(scores, weight_t)
-        mm_nt(block.T.contiguous(), scores.T)
+    d_weight = torch.zeros_like(weight)
+    for block in hidden.split(block_size(len(weight), weight.device)):
+        scores = mm(weight, block.T)
+        mm(weight.T, scores)
+        add_mm(d_weight, scores, block)
 
 
 class FullRanking:
@@ -109,8 +110,8 @@ class FullRanking:
 
     def product(self) -> None:
         """The one product that this contains: all users' outputs by all items, in blocks."""
-        for rows in self.hidden.split(block_rows(len(self.weight), self.weight.device)):
-            mm_nt(rows, self.weight)
+        for rows in self.hidden.split(block_size(len(self.weight), self.weight.device)):
+            mm(rows, self.weight.T)
 
     def against_product(self) -> dict[str, float]:
         """Both, by turns."""

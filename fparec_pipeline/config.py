@@ -23,7 +23,7 @@ from fparec_pipeline.paths import DataRoot
 
 # Raised by hand whenever training changes what a trial computes; a golden trial in the tests
 # forces it. It is part of each trial's fingerprint.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 
 # Untrained reference rows that stand beneath every table.
 REFERENCES = {
@@ -171,10 +171,11 @@ class Trial(Frozen):
         """16 hex digits over resolved configuration, logical data hash and TRAINING_VERSION.
 
         Without the seed it is what the trials of one median must share. The arm's name is left
-        out, so that an arm that two studies name differently would be the same computation.
+        out, so that an arm that two studies name differently would be the same computation. So is
+        a hyper-parameter at its default: those are switches that came later and change nothing.
         """
         seed = {"seed": self.seed} if with_seed else {}
-        hyperparameters = self.hyperparameters.model_dump()
+        hyperparameters = self.hyperparameters.model_dump(exclude_defaults=True)
         return _fingerprint(self.dataset, data_hash, hyperparameters=hyperparameters, **seed)
 
 

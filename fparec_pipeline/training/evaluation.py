@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.models.network import Recommender
-from fparec_pipeline.training.loss import block_rows
-from fparec_pipeline.training.matmul import mm_nt
+from fparec_pipeline.training.loss import block_size
+from fparec_pipeline.training.matmul import mm
 
 CUTOFFS = (1, 5, 10, 20, 50)
 NETWORK_USERS = 512  # users that go through the network at once
@@ -95,8 +95,10 @@ def network_scorer(model: Recommender) -> Scorer:
     def score(items: Tensor) -> Iterator[Tensor]:
         weight = model.item_embedding.weight[1:]
         hidden = model(items, last_only=True)[0]  # (u, d)
-        for rows in hidden.split(block_rows(len(weight), weight.device)):
-            yield mm_nt(rows, weight)
+        size = block_size(len(weight), weight.device)
+        buffer = hidden.new_empty(min(size, len(hidden)) * len(weight))
+        for rows in hidden.split(size):
+            yield mm(rows, weight.T, buffer)
 
     return score
 

@@ -1,9 +1,12 @@
-"""One matrix product a·bᵀ in float32, by the fastest library that PyTorch carries.
+"""Matrix products in float32 by the faster of the two libraries that PyTorch carries.
 
-PyTorch's `mm` on x86 CPUs calls MKL, which does not use the wide vector units of every processor:
-on a Zen 5 the same product through oneDNN, which PyTorch ships too, takes half the time. Results
-differ by rounding only. `benchmarks/matmul.py` prints both rates on the machine at hand.
+PyTorch's `mm` on x86 is MKL, which leaves the wide vector units of other makers' processors unused:
+on a Zen 5 the same product through oneDNN, which PyTorch ships too, takes half the time. On Intel's
+own processors MKL is the faster one by a tenth to a third. Results differ by rounding only.
+`benchmarks/matmul.py` prints both rates on the machine at hand.
 """
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,11 +22,37 @@ def _has_onednn() -> bool:
     return True
 
 
+def _is_intel() -> bool:
+    information = Path("/proc/cpuinfo")
+    return information.exists() and "GenuineIntel" in information.read_text()
+
+
 HAS_ONEDNN = _has_onednn()
+PREFERS_ONEDNN = HAS_ONEDNN and torch.backends.mkl.is_available() and not _is_intel()
 
 
-def mm_nt(a: Tensor, b: Tensor) -> Tensor:
-    """a·bᵀ: (m, k), (p, k) → (m, p), without gradients."""
-    if HAS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-    return a @ b.T
+def mm(a: Tensor, b: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """a·b: (m, k), (k, p) → (m, p), without gradients.
+
+    With a `buffer` of at least m·p elements the result lies in it where the library can: memory
+    that is new each time costs more than the product's own writing.
+    """
+    if PREFERS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32:
+        return onednn_mm(a, b)
+    if buffer is None:
+        return a @ b
+    rows, columns = a.shape[0], b.shape[1]
+    return torch.mm(a, b, out=buffer[: rows * columns].view(rows, columns))
+
+
+def add_mm(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a·b in place: (m, p), (m, k), (k, p), without gradients."""
+    if PREFERS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32:
+        total += onednn_mm(a, b)
+    else:
+        total.addmm_(a, b)
+
+
+def onednn_mm(a: Tensor, b: Tensor) -> Tensor:
+    """a·b by oneDNN, float32 on a CPU; only where HAS_ONEDNN."""
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")

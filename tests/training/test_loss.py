@@ -55,7 +55,7 @@ def test_loss_and_gradients_equal_the_full_logits(T, dtype, tolerance, threads):
     assert_equal_to_naive(*problem(T, dtype=dtype), scale=0.37, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("v", [1, 2, 7, 4099])
+@pytest.mark.parametrize("v", [2, 3, 7, 4099])
 def test_any_number_of_items(v, threads):
     assert_equal_to_naive(*problem(333, v=v, dtype=torch.float64), scale=1.0, tolerance=1e-12)
 
