@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 import json
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from fparec_pipeline.config import Config, ConfigError, Trial, known, load_config
-from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.paths import PUBLISHED, DataRoot
 from fparec_pipeline.training.record import Progress as EpochProgress
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ app = typer.Typer(
     "there.",
 )
 console = Console()
+
+results = typer.Typer(
+    no_args_is_help=True, help="Published results: bring them in, or make such a folder."
+)
+app.add_typer(results, name="results")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Names = Annotated[str | None, typer.Option(help="Comma-separated names.")]
@@ -163,12 +169,54 @@ def sync() -> None:
     Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
     were copied in from elsewhere, and settles runs whose process died.
     """
+    data = DataRoot.default()
+    if not _sync(data, load_config(data)):
+        raise typer.Exit(1)
+
+
+@results.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Option("--from", help="The folder of published results.")
+    ] = PUBLISHED,
+) -> None:
+    """Bring published trials into the trial store, MLflow and Dagster, marked as published.
+
+    Leaderboards and tables then answer as if the trials had been trained here. A trial that is
+    there already is left as it is. The weights are not published.
+    """
+    from fparec_pipeline.results.published import import_results
+
+    data = DataRoot.default()
+    with console.status("published trials"):
+        done = import_results(source, data)
+    console.print(
+        f"{len(done.added)} published trials are brought in; {len(done.kept)} were there already."
+    )
+    _sync(data, load_config(data))
+
+
+@results.command()
+def export(
+    datasets: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    target: Annotated[Path, typer.Option("--to", help="Replaced.")] = PUBLISHED,
+) -> None:
+    """Write all finished trials that are not stale, but their weights, as published results."""
+    from fparec_pipeline.results.published import export_results
+
+    data = DataRoot.default()
+    config = load_config(data)
+    names = [known(name, config.datasets, "dataset") for name in _split(datasets)]
+    written = export_results(data, config, target, names or None)
+    console.print(f"{len(written)} trials are published in {target}", highlight=False)
+
+
+def _sync(data: DataRoot, config: Config) -> bool:
+    """Bring MLflow and Dagster up to date; False when MLflow cannot be reached."""
     from fparec_pipeline.materialize import instance, report_missing, settle_dead_runs
     from fparec_pipeline.tracking import Tracker
     from fparec_pipeline.training.record import trial_folders
 
-    data = DataRoot.default()
-    config = load_config(data)
     folders = trial_folders(data)
     with console.status(f"{len(folders)} trials"), instance(data) as on:
         synced = Tracker(None, data).sync_all(folders)
@@ -183,8 +231,7 @@ def sync() -> None:
         f"Dagster: {reported} materializations were missing and are now recorded; "
         f"{settled} runs whose process had died are marked as failed."
     )
-    if synced is None:
-        raise typer.Exit(1)
+    return synced is not None
 
 
 @app.command()
@@ -228,11 +275,11 @@ def dev(
 def main() -> None:
     """The console script: errors that a user can mend are printed without a traceback."""
     from fparec_pipeline.datasets.files import DatasetError
-    from fparec_pipeline.training.record import TrialCorrupt, TrialLocked
+    from fparec_pipeline.training.record import PublishedError, TrialCorrupt, TrialLocked
 
     try:
         app()
-    except (ConfigError, DatasetError, TrialCorrupt, TrialLocked) as error:
+    except (ConfigError, DatasetError, PublishedError, TrialCorrupt, TrialLocked) as error:
         _print_error(str(error))
         raise SystemExit(2) from None
 

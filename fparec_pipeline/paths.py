@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKOUT = Path(__file__).resolve().parent.parent
+PUBLISHED = CHECKOUT / "data" / "published"  # results that come with the checkout
+
 
 @dataclass(frozen=True)
 class DataRoot:
@@ -19,8 +22,7 @@ class DataRoot:
         """The data root that the environment names, else the checkout's `data/`."""
         if configured := os.environ.get("FPAREC_DATA"):
             return cls(Path(configured).expanduser().resolve())
-        checkout = Path(__file__).resolve().parent.parent
-        base = checkout if (checkout / "workspace.yaml").exists() else Path.cwd()
+        base = CHECKOUT if (CHECKOUT / "workspace.yaml").exists() else Path.cwd()
         return cls(base / "data")
 
     @property

@@ -282,6 +282,7 @@ class Tracker:
         return (
             {key: str(getattr(attempt, key)) for key in IDENTITY + names}
             | {"trained": _word(attempt.trained), "stale": _word(stale)}
+            | {"published": _word(attempt.published)}
             | {f"study.{name}": "true" for name in _studies(self._config, attempt)}
         )
 

@@ -19,7 +19,7 @@ from trial_folders import (
     write_unfinished,
 )
 
-from fparec_pipeline.config import load_config
+from fparec_pipeline.config import TRAINING_VERSION, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.medians import leaderboard
@@ -96,6 +96,7 @@ def test_a_finished_trial_becomes_a_finished_run(tracker, client, data, config):
         "superseded": "false",
         "stale": "false",
         "trained": "true",
+        "published": "false",
         "hit_cap": "true",
     }
     assert expected_tags.items() <= run.data.tags.items()
@@ -103,7 +104,10 @@ def test_a_finished_trial_becomes_a_finished_run(tracker, client, data, config):
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == 5 * 60 * 1000
     assert run.data.params["mixer"] == "factorized_positional"
-    assert (run.data.params["n"], run.data.params["training_version"]) == ("50", "1")
+    assert (run.data.params["n"], run.data.params["training_version"]) == (
+        "50",
+        str(TRAINING_VERSION),
+    )
     assert (run.data.metrics[NDCG], run.data.metrics["test_unseen/mrr"]) == (0.0417, 0.5)
     assert (run.data.metrics["best_epoch"], run.data.metrics["seconds"]) == (4, 300)
 

@@ -44,6 +44,7 @@ SCHEMA: dict[str, Any] = {
     "model": pl.String,
     "seed": pl.Int64,
     "trained": pl.Boolean,
+    "published": pl.Boolean,
     "attempt": pl.String,
     "fingerprint": pl.String,
     "arm_fingerprint": pl.String,

@@ -57,6 +57,10 @@ class TrialCorrupt(RuntimeError):
     """A finished trial's folder whose files are missing, damaged or no trial's."""
 
 
+class PublishedError(RuntimeError):
+    """Published results whose files are missing, damaged or contradict one another."""
+
+
 class TrialLocked(RuntimeError):
     """The trial is being trained by another process."""
 
@@ -81,6 +85,7 @@ class Attempt(BaseModel):
     hardware: str
     device: str
     started: str  # ISO 8601, UTC
+    published: bool = False  # imported from published results, not trained here
 
 
 class TrialRecord(Attempt):

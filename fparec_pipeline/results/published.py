@@ -1,0 +1,205 @@
+"""Published results: finished trials as three kinds of parquet files, without their weights.
+
+Notable:
+* `trials.parquet` has one row a trial (configuration, provenance, costs, metrics of both rankings,
+  the command that trains it again); `history.parquet` one row an epoch; `ranks/<dataset>.parquet`
+  one row a trial and user. Metrics are recomputed from the ranks at every import.
+* An imported trial is an ordinary folder marked `published`, so that tables, leaderboard, Dagster
+  and MLflow need not know where it was trained. It never takes the place of a trial that is there.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fparec_pipeline.config import Config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.frame import METRICS, data_hash, is_stale
+from fparec_pipeline.training.evaluation import metrics_from_ranks
+from fparec_pipeline.training.record import (
+    ATTEMPT,
+    HISTORY,
+    HISTORY_SCHEMA,
+    RANKS,
+    RECORD,
+    Attempt,
+    PublishedError,
+    TrialRecord,
+    lock_trial,
+    read_record,
+    sha256,
+    trial_folders,
+    write_json,
+    write_parquet,
+)
+
+TRIALS = "trials.parquet"
+IDENTITY = ("dataset", "model", "seed")
+PARTS = ("valid", "valid_unseen", "test", "test_unseen")
+JSON_COLUMNS = ("hyperparameters", "versions")
+TOLERANCE = 1e-12  # of a recomputed metric: the order of a sum may differ
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did, as lists of "dataset/model/seed=N"."""
+
+    added: list[str]
+    kept: list[str]  # a local trial stands there already
+
+
+def export_results(
+    data: DataRoot, config: Config, target: Path, datasets: Iterable[str] | None = None
+) -> list[str]:
+    """Write the finished trials that are not stale to `target`, replacing what it holds.
+
+    Args:
+        data: whose trials are published, untrained references among them.
+        config: decides what is stale.
+        target: a folder, made when it is not there.
+        datasets: only these; None: all.
+
+    Returns:
+        "dataset/model/seed=N" of each exported trial.
+
+    Raises:
+        TrialCorrupt: a trial's file fails its checksum.
+        PublishedError: there is nothing to export.
+    """
+    wanted = None if datasets is None else set(datasets)
+    found = [
+        (folder, record)
+        for folder in trial_folders(data)
+        if wanted is None or folder.parts[-3] in wanted
+        if (record := read_record(folder))
+        if not is_stale(record, config, data_hash(record.dataset, data))
+    ]
+    if not found:
+        raise PublishedError(
+            f"{data.trials} holds no finished trial of {', '.join(wanted or ['any dataset'])}; "
+            "train some with `fparec run`."
+        )
+    write_parquet(target / TRIALS, pl.DataFrame([_row(record) for _, record in found]))
+    histories = [_labelled(r, f / HISTORY) for f, r in found if (f / HISTORY).exists()]
+    if histories:
+        write_parquet(target / HISTORY, pl.concat(histories))
+    for dataset in dict.fromkeys(record.dataset for _, record in found):
+        ranks = [_labelled(r, f / RANKS) for f, r in found if r.dataset == dataset]
+        frame = pl.concat(ranks, how="vertical_relaxed")
+        write_parquet(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
+    return [_name(record.model_dump()) for _, record in found]
+
+
+def import_results(source: Path, data: DataRoot) -> Imported:
+    """Bring the published trials in `source` into the trial store, each as a folder of its own.
+
+    A trial that is there already, in whatever state, is left as it is.
+
+    Raises:
+        PublishedError: a file is missing or damaged, or ranks do not give the published metrics.
+    """
+    trials = read_published(source)
+    history = _read(source / HISTORY) if (source / HISTORY).exists() else None
+    added, kept = [], []
+    for (dataset,), rows in trials.group_by("dataset", maintain_order=True):
+        ranks = _read(source / "ranks" / f"{dataset}.parquet")
+        for row in rows.to_dicts():
+            folder = data.trial(row["dataset"], row["model"], row["seed"])
+            if (folder / ATTEMPT).exists():
+                kept.append(_name(row))
+                continue
+            _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
+            added.append(_name(row))
+    return Imported(added, kept)
+
+
+def read_published(source: Path) -> pl.DataFrame:
+    """The published trials, one row each, or a PublishedError that names what is missing."""
+    path = source / TRIALS
+    if not path.exists():
+        raise PublishedError(
+            f"{path} is not there: no results are published in {source}. "
+            "`fparec results export` makes such a folder from finished trials."
+        )
+    return _read(path)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise PublishedError(
+            f"{path} cannot be read ({str(error).partition(chr(10))[0]}). Bring the folder back "
+            "from the repository, for instance with `git checkout`."
+        ) from error
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['dataset']}/{row['model']}/seed={row['seed']}"
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    """A trial as one flat row."""
+    values = record.model_dump(exclude={"metrics", "files", "published"})
+    for column in JSON_COLUMNS:
+        values[column] = json.dumps(values[column], sort_keys=True)
+    command = f"fparec run --datasets {record.dataset}"
+    if record.trained:
+        command += f" --models {record.model} --seeds {record.seed} --device {record.device}"
+    return values | {"command": command} | {name: record.metrics[name] for name in METRICS}
+
+
+def _labelled(record: TrialRecord, path: Path) -> pl.DataFrame:
+    labels = [pl.lit(getattr(record, name)).alias(name) for name in IDENTITY]
+    return pl.read_parquet(path).select(*labels, pl.all())
+
+
+def _smallest(frame: pl.DataFrame) -> pl.DataFrame:
+    """Integers in the smallest type that holds them."""
+    return pl.DataFrame([column.shrink_dtype() for column in frame])
+
+
+def _of_trial(frame: pl.DataFrame | None, row: dict[str, Any]) -> pl.DataFrame | None:
+    if frame is None:
+        return None
+    return frame.filter(*(pl.col(name) == row[name] for name in IDENTITY)).drop(IDENTITY)
+
+
+def _write_trial(
+    folder: Path, row: dict[str, Any], ranks: pl.DataFrame | None, history: pl.DataFrame | None
+) -> None:
+    """The folder of one published trial, its record last."""
+    metrics = {name: row[name] for name in METRICS}
+    if ranks is None or not _agree(_metrics(ranks), metrics):
+        raise PublishedError(
+            f"The published ranks of {_name(row)} do not give its published metrics; bring the "
+            "folder back from the repository."
+        )
+    values = row | {name: json.loads(row[name]) for name in JSON_COLUMNS} | {"published": True}
+    attempt = Attempt.model_validate(values)
+    with lock_trial(folder):
+        write_parquet(folder / RANKS, _smallest(ranks))
+        files = [RANKS]
+        if row["trained"] and history is not None:
+            write_parquet(folder / HISTORY, history.cast(HISTORY_SCHEMA))  # type: ignore[arg-type]
+            files.append(HISTORY)
+        write_json(folder / ATTEMPT, attempt)
+        sums = {name: sha256(folder / name) for name in files}
+        record = TrialRecord.model_validate(values | {"metrics": metrics, "files": sums})
+        write_json(folder / RECORD, record)
+
+
+def _agree(first: dict[str, float], second: dict[str, float]) -> bool:
+    return all(abs(first[name] - second[name]) <= TOLERANCE for name in METRICS)
+
+
+def _metrics(ranks: pl.DataFrame) -> dict[str, float]:
+    return {
+        f"{part}/{metric}": value
+        for part in PARTS
+        for metric, value in metrics_from_ranks(ranks[part].to_numpy()).items()
+    }

@@ -1,0 +1,130 @@
+"""Published results: out and in again, and what is refused."""
+
+import json
+
+import polars as pl
+import pytest
+from data_roots import tiny_root
+
+from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.sources import fetch_raw
+from fparec_pipeline.datasets.splits import make_splits
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.frame import METRICS, trials_frame
+from fparec_pipeline.results.published import export_results, import_results
+from fparec_pipeline.training.record import PublishedError, read_record
+from fparec_pipeline.training.trial import run_reference, run_trial
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """A data root in which two trials of one epoch and a reference have been made."""
+    data = tiny_root(tmp_path_factory.mktemp("origin"), epochs=1)
+    config = load_config(data)
+    dataset = config.datasets["tiny"]
+    splits = make_splits("tiny", dataset, fetch_raw("tiny", dataset, data), data)
+    for seed in (0, 1):
+        run_trial(config.trial("tiny", "fparec", seed), splits, data, device="cpu")
+    run_reference("tiny", "popularity", splits, data)
+    return data
+
+
+@pytest.fixture(scope="module")
+def published(origin, tmp_path_factory):
+    target = tmp_path_factory.mktemp("published")
+    names = export_results(origin, load_config(origin), target)
+    assert sorted(names) == ["tiny/fparec/seed=0", "tiny/fparec/seed=1", "tiny/popularity/seed=0"]
+    return target
+
+
+@pytest.fixture
+def elsewhere(origin, tmp_path):
+    """A data root of the same configuration and without any trial."""
+    for name in ("datasets.toml", "studies.toml"):
+        (tmp_path / name).write_bytes((origin.root / name).read_bytes())
+    return DataRoot(tmp_path)
+
+
+def test_imported_trials_are_those_exported_but_for_weights_and_the_mark(
+    origin, published, elsewhere
+):
+    assert len(import_results(published, elsewhere).added) == 3
+    for name in ("fparec/seed=0", "fparec/seed=1", "popularity/seed=0"):
+        there, here = (read_record(root.trials / "tiny" / name) for root in (origin, elsewhere))
+        expected = there.model_dump() | {"published": True}
+        found = here.model_dump()
+        files = expected.pop("files").keys() - {"model.safetensors"}
+        assert found.pop("files").keys() == files
+        assert found == expected
+        for file in files:
+            first, second = (
+                pl.read_parquet(root.trials / "tiny" / name / file) for root in (origin, elsewhere)
+            )
+            assert first.equals(second)
+
+
+def test_results_are_computed_from_imported_trials_as_from_ones_own(origin, published, elsewhere):
+    import_results(published, elsewhere)
+    frames = [
+        trials_frame(root, load_config(root)).sort("model", "seed") for root in (origin, elsewhere)
+    ]
+    assert frames[0].select(METRICS).equals(frames[1].select(METRICS))
+    assert frames[1]["published"].all()
+    assert not frames[1]["stale"].any()
+
+
+def test_the_command_that_remakes_a_trial_stands_in_its_row(published):
+    trials = pl.read_parquet(published / "trials.parquet")
+    row = trials.row(by_predicate=(pl.col("model") == "fparec") & (pl.col("seed") == 1), named=True)
+    command = "fparec run --datasets tiny --models fparec --seeds 1 --device cpu"
+    assert row["command"] == command
+    assert json.loads(row["hyperparameters"])["mixer"] == "factorized_positional"
+
+
+def test_a_trial_that_is_there_is_left_as_it_is(origin, published, elsewhere):
+    import_results(published, elsewhere)
+    again = import_results(published, elsewhere)
+    assert (len(again.added), len(again.kept)) == (0, 3)
+    before = read_record(origin.trials / "tiny/fparec/seed=0")
+    import_results(published, origin)
+    assert read_record(origin.trials / "tiny/fparec/seed=0") == before
+
+
+def test_stale_trials_are_not_exported(origin, tmp_path, elsewhere):
+    changed = (origin.root / "datasets.toml").read_text().replace("d = 8", "d = 4")
+    (elsewhere.root / "datasets.toml").write_text(changed)
+    names = export_results(origin, load_config(elsewhere), tmp_path / "out")
+    assert names == ["tiny/popularity/seed=0"]
+
+
+def test_nothing_to_export_is_an_error_that_says_where(elsewhere, tmp_path):
+    with pytest.raises(PublishedError, match="no finished trial"):
+        export_results(elsewhere, load_config(elsewhere), tmp_path / "out")
+
+
+def test_metrics_that_the_ranks_do_not_give_are_refused(published, elsewhere, tmp_path):
+    source = tmp_path / "tampered"
+    (source / "ranks").mkdir(parents=True)
+    (source / "ranks/tiny.parquet").write_bytes((published / "ranks/tiny.parquet").read_bytes())
+    better = pl.read_parquet(published / "trials.parquet").with_columns(
+        pl.col("test/ndcg_at_10") + 0.001
+    )
+    better.write_parquet(source / "trials.parquet")
+    with pytest.raises(PublishedError, match="do not give its published metrics"):
+        import_results(source, elsewhere)
+
+
+@pytest.mark.parametrize("damaged", ["trials.parquet", "ranks/tiny.parquet", "history.parquet"])
+def test_a_damaged_file_is_named(damaged, published, elsewhere, tmp_path):
+    source = tmp_path / "damaged"
+    (source / "ranks").mkdir(parents=True)
+    for name in ("trials.parquet", "ranks/tiny.parquet", "history.parquet"):
+        (source / name).write_bytes((published / name).read_bytes())
+    (source / damaged).write_bytes(b"no parquet")
+    with pytest.raises(PublishedError, match=damaged):
+        import_results(source, elsewhere)
+
+
+def test_an_empty_folder_is_an_error_that_says_how_one_is_made(elsewhere, tmp_path):
+    with pytest.raises(PublishedError, match="fparec results export"):
+        import_results(tmp_path / "nothing", elsewhere)
