@@ -69,7 +69,6 @@ def run(
 
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
-    from fparec_pipeline.defs.results import TABLES
     from fparec_pipeline.materialize import instance, materialize, settle_dead_runs
     from fparec_pipeline.tracking import Tracker
 
@@ -88,7 +87,7 @@ def run(
             with console.status(f"{dataset}: medians and leaderboard"):
                 _stop_at(materialize(["medians", "leaderboard"], data, on, partition=dataset))
         with console.status("tables"):
-            _stop_at(materialize(list(TABLES), data, on))
+            _stop_at(materialize(_tables_of(config, trials), data, on))
     for dataset in names:
         _print_leaderboard(config, data, dataset, "test/ndcg_at_10")
     _print_next_steps()
@@ -151,15 +150,17 @@ def leaderboard(
 
 @app.command()
 def table(
-    number: Annotated[str, typer.Argument(help="Which of the paper's tables: 3.")],
+    name: Annotated[
+        str, typer.Argument(help="1 to 6, as in the paper, or a study such as sequence_length.")
+    ],
 ) -> None:
-    """A table of the paper, ours beside what was printed, as markdown."""
-    from fparec_pipeline.defs.results import TABLES, render_table
-    from fparec_pipeline.results.tables import to_markdown
+    """A table of the paper or of a study, ours beside what was printed, as markdown."""
+    from fparec_pipeline.results.studies import render, table_names
 
     data = DataRoot.default()
-    name = f"table_{known(number, [name.removeprefix('table_') for name in TABLES], 'table')}"
-    typer.echo(to_markdown(render_table(name, load_config(data), data)))
+    config = load_config(data)
+    names = {name.removeprefix("table_"): name for name in table_names(config)}
+    typer.echo(render(names[known(name.removeprefix("table_"), names, "table")], config, data)[0])
 
 
 @app.command()
@@ -295,6 +296,18 @@ def _chosen(
         int(known(seed, map(str, config.seeds), "seed")) for seed in _split(seeds)
     ] or base.seeds
     return config.trials(wanted, arms, numbers)
+
+
+def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
+    """The tables that show any of the trials, and those that need none."""
+    from fparec_pipeline.results.studies import table_names
+
+    trained = {(trial.dataset, trial.model) for trial in trials}
+    shown = {
+        name: {(t.dataset, t.model) for t in config.trials(study.datasets, study.models, [0])}
+        for name, study in config.studies.items()
+    }
+    return [n for n in table_names(config) if n not in shown or shown[n] & trained]
 
 
 def _split(names: str | None) -> list[str]:
