@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 import json
 import shutil
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,12 +65,13 @@ def run(
     """Materialise whatever is missing, from raw file to result table.
 
     Downloads and splits the datasets, trains the trials that have no finished folder of today's
-    configuration, evaluates the untrained references, and renders medians, leaderboard and
-    tables. A killed run resumes from its last checkpoints.
+    configuration, evaluates the untrained references, and renders medians, leaderboard,
+    tables and figures. A killed run resumes from its last checkpoints.
 
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
     from fparec_pipeline.materialize import instance, materialize, settle_dead_runs
+    from fparec_pipeline.results.paper_figures import ARMS, is_drawable
     from fparec_pipeline.tracking import Tracker
 
     data = DataRoot.default()
@@ -88,6 +90,10 @@ def run(
                 _stop_at(materialize(["medians", "leaderboard"], data, on, partition=dataset))
         with console.status("tables"):
             _stop_at(materialize(_tables_of(config, trials), data, on))
+        with console.status("figures"):
+            for name, dataset in product(ARMS, names):
+                if is_drawable(name, dataset, config, data):
+                    _stop_at(materialize([name], data, on, partition=dataset))
     for dataset in names:
         _print_leaderboard(config, data, dataset, "test/ndcg_at_10")
     _print_next_steps()
@@ -161,6 +167,33 @@ def table(
     config = load_config(data)
     names = {name.removeprefix("table_"): name for name in table_names(config)}
     typer.echo(render(names[known(name.removeprefix("table_"), names, "table")], config, data)[0])
+
+
+@app.command()
+def figure(
+    number: Annotated[str, typer.Argument(help="1, 3 or 4, as in the paper.")],
+    dataset: Annotated[
+        str, typer.Option(help="Whose trials Figures 1 and 3 show (seed 0 of each).")
+    ] = "ml-1m",
+) -> None:
+    """Draw a figure of the paper as PNG and SVG, and print the paths.
+
+    Figures 1 and 3 need the weights of finished trials; the message says how to train what is
+    missing.
+
+    Example: fparec figure 3 --dataset ml-latest-small
+    """
+    from fparec_pipeline.results.paper_figures import FIGURES, draw, write
+
+    data = DataRoot.default()
+    config = load_config(data)
+    known(dataset, config.datasets, "dataset")
+    name = f"figure_{known(number, [n.removeprefix('figure_') for n in FIGURES], 'figure')}"
+    drawn = draw(name, dataset, config, data)
+    for note in drawn.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    for path in write(drawn, data):
+        typer.echo(path)
 
 
 @app.command()
@@ -276,11 +309,19 @@ def dev(
 def main() -> None:
     """The console script: errors that a user can mend are printed without a traceback."""
     from fparec_pipeline.datasets.files import DatasetError
+    from fparec_pipeline.results.paper_figures import FigureMissing
     from fparec_pipeline.training.record import PublishedError, TrialCorrupt, TrialLocked
 
     try:
         app()
-    except (ConfigError, DatasetError, PublishedError, TrialCorrupt, TrialLocked) as error:
+    except (
+        ConfigError,
+        DatasetError,
+        FigureMissing,
+        PublishedError,
+        TrialCorrupt,
+        TrialLocked,
+    ) as error:
         _print_error(str(error))
         raise SystemExit(2) from None
 

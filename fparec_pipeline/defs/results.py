@@ -1,4 +1,6 @@
-"""Medians and leaderboard by dataset, and the studies' result tables."""
+"""Medians and leaderboard by dataset, the result tables, and the paper's figures."""
+
+import base64
 
 import dagster as dg
 
@@ -10,6 +12,7 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.medians import leaderboard as leaderboard_rows
 from fparec_pipeline.results.medians import study_medians
+from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
 from fparec_pipeline.results.studies import render, table_names
 from fparec_pipeline.results.tables import leaderboard_markdown
 from fparec_pipeline.training.record import write_atomically, write_parquet
@@ -23,7 +26,7 @@ UPSTREAM = {"table_1": [], "table_2": ["splits"]}
 
 
 def result_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """`medians`, `leaderboard` and one asset for each result table."""
+    """`medians`, `leaderboard` and one asset for each result table and figure."""
     partitions = dataset_partitions(config)
     trials = training_keys(config)
 
@@ -73,7 +76,9 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
         markdown = leaderboard_markdown(rows, config)
         return _publish(workspace.data, f"leaderboard_{dataset}", markdown, rows)
 
-    return [medians, leaderboard, *(_table_asset(config, name) for name in table_names(config))]
+    tables = [_table_asset(config, name) for name in table_names(config)]
+    figures = [_figure_asset(config, name) for name in FIGURES]
+    return [medians, leaderboard, *tables, *figures]
 
 
 def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
@@ -94,6 +99,35 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
         return _publish(workspace.data, name, *render(name, workspace.config, workspace.data))
 
     return table
+
+
+def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
+    """Figures 1 and 3 are by dataset, Figure 4 needs no trial."""
+
+    @dg.asset(
+        name=name,
+        partitions_def=dataset_partitions(config) if name in ARMS else None,
+        deps=training_keys(config) if name in ARMS else [],
+        group_name="results",
+        kinds={"matplotlib"},
+        owners=["team:research"],
+        code_version="1",
+        description=f"{FIGURES[name]}. What has not been trained is a gap that says so.",
+    )
+    def figure(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        dataset = context.partition_key if name in ARMS else None
+        drawn = draw(name, dataset, workspace.config, workspace.data)
+        paths = write(drawn, workspace.data)
+        code = base64.b64encode(drawn.png).decode()
+        return dg.MaterializeResult(
+            metadata={
+                "figure": dg.MetadataValue.md(f"![](data:image/png;base64,{code})"),
+                "notes": dg.MetadataValue.md("\n".join(f"* {note}" for note in drawn.notes)),
+                **{path.suffix.lstrip("."): dg.MetadataValue.path(path) for path in paths},
+            }
+        )
+
+    return figure
 
 
 def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dg.MaterializeResult:
