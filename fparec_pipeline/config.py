@@ -282,6 +282,20 @@ class Config(BaseModel):
         product = (self.trial(d, m, s) for d in datasets for s in seeds for m in models)
         return list(dict.fromkeys(product))
 
+    def arms_on(self, dataset: str) -> list[str]:
+        """The arms whose hyper-parameters fit together on the dataset.
+
+        All arms of models.toml do; a study's variant has to on the study's datasets only.
+        """
+        fitting = []
+        for arm in self.models:
+            try:
+                self.trial(dataset, arm, 0)
+            except ConfigError:
+                continue
+            fitting.append(arm)
+        return fitting
+
     def arm_with(self, dataset: str, model: str, **changes: Any) -> str:
         """The arm that is `model` with these hyper-parameters on the dataset.
 
@@ -409,7 +423,7 @@ def _merged(layers: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, 
 
 
 def _check_references(config: Config, where: str) -> None:
-    """Every study's names exist, and every dataset goes with every arm."""
+    """Every study's names exist; an arm goes with every dataset, a variant with its study's."""
     for name, study in config.studies.items():
         try:
             for model in study.models:
@@ -421,7 +435,9 @@ def _check_references(config: Config, where: str) -> None:
     for changes in config.changes_on.values():
         for dataset in changes:
             known(dataset, config.datasets, "dataset")
-    config.trials(config.datasets, config.models, [0])
+    config.trials(config.datasets, config.models.keys() - config.variants.keys(), [0])
+    for study in config.studies.values():
+        config.trials(study.datasets, study.models, [0])
 
 
 def _where(file: str, root: Path) -> str:

@@ -164,6 +164,16 @@ def test_equal_hyperparameters_are_one_trial_under_the_first_arms_name(load):
     assert len(config.trials(["beauty"], ["fparec", "fparec_wide", "parec"], [0, 1])) == 4
 
 
+def test_a_variant_has_to_fit_on_its_studys_datasets_only(load):
+    text = study(models='["fparec"]', datasets='["{}"]', variants="{{ narrow = {{ n = 30 }} }}")
+    config = load(studies=text.format("beauty"))  # where k is 20
+    assert "fparec_narrow" in config.arms_on("beauty")
+    assert "fparec_narrow" not in config.arms_on("ml-1m")  # where it is 40
+    assert set(config.models) - set(config.arms_on("ml-1m")) == {"fparec_narrow"}
+    with pytest.raises(ConfigError, match="k = 40 is larger than n = 30"):
+        load(studies=text.format("ml-1m"))
+
+
 def test_an_arm_is_found_by_what_it_changes(load):
     config = load()
     assert config.arm_with("ml-1m", "sasrec", n=50) == "sasrec_short"

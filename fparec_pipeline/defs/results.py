@@ -43,7 +43,7 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
         config, data, dataset = workspace.config, workspace.data, context.partition_key
         study = Study(
             title="medians",
-            models=tuple(config.models),
+            models=tuple(config.arms_on(dataset)),
             datasets=(dataset,),
             seeds=config.seeds,
         )

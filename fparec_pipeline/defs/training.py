@@ -109,7 +109,8 @@ def places(
     """
     if dataset not in config.datasets or seed not in config.seeds:
         return []
-    names = [arm for arm in config.models if config.trial(dataset, arm, seed).model == model]
+    fitting = config.arms_on(dataset)
+    names = [arm for arm in fitting if config.trial(dataset, arm, seed).model == model]
     own = [
         (
             dg.AssetKey([TRAINED, arm]),
