@@ -102,7 +102,12 @@ def run(
 
 
 @app.command()
-def status(datasets: Names = None, models: Names = None, seeds: Names = None) -> None:
+def status(
+    datasets: Names = None,
+    models: Names = None,
+    seeds: Names = None,
+    study: Annotated[str, typer.Option(help="Whose models and seeds.")] = "benchmark",
+) -> None:
     """Which trials are done, running, interrupted, stale or missing.
 
     Stale: finished, but today's configuration, training code or splits would give another trial.
@@ -112,7 +117,7 @@ def status(datasets: Names = None, models: Names = None, seeds: Names = None) ->
 
     data = DataRoot.default()
     config = load_config(data)
-    trials = _chosen(config, "benchmark", datasets or ",".join(config.datasets), models, seeds)
+    trials = _chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
     states = {
         (t.dataset, t.model, t.seed): trial_status(data.trial(t.dataset, t.model, t.seed), t, data)
         for t in trials

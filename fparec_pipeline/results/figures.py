@@ -93,7 +93,7 @@ def heatmaps(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
     rows, columns = len(panels), len(panels[0])
     size = (max(3.4 * columns + 1, 6), 3.4 * rows + 0.8)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, int(11 * size[0])))
     grid = figure.subplots(rows, columns, squeeze=False)
     for line, panel_line in zip(grid, panels, strict=True):
         for axes, panel in zip(line, panel_line, strict=True):
