@@ -73,7 +73,10 @@ def draw(name: str, dataset: str | None, config: Config, data: DataRoot) -> Pape
         return _drawn(name, FIGURES[name], _handcrafted(config), [])
     if dataset is None:
         raise ConfigError(f"{name} shows the trials of a dataset: name one with --dataset")
-    columns = [_column(name, trial, config, data) for trial in trials_of(name, dataset, config)]
+    columns = [
+        _column(name, config.titles[model], trial, data)
+        for model, trial in trials_of(name, dataset, config)
+    ]
     gaps = [panels[0].gap for panels in columns if panels[0].weights is None]
     if len(gaps) == len(columns):
         raise FigureMissing(f"{name} of {dataset} has nothing to show. " + " ".join(gaps))
@@ -84,18 +87,18 @@ def draw(name: str, dataset: str | None, config: Config, data: DataRoot) -> Pape
     return _drawn(f"{name}_{dataset}", title, rows, gaps)
 
 
-def trials_of(name: str, dataset: str, config: Config) -> list[Trial]:
-    """The trials whose weights a figure shows, in the order of its columns.
+def trials_of(name: str, dataset: str, config: Config) -> list[tuple[str, Trial]]:
+    """Model and trial whose weights a figure shows, in the order of its columns.
 
     Raises:
         ConfigError: the configuration has no arm with such a window, or no such dataset.
     """
-    own = [config.trial(dataset, model, SEED) for model in ARMS[name]]
+    own = [(model, config.trial(dataset, model, SEED)) for model in ARMS[name]]
     windows = config.figure_windows.get(dataset)
     if windows is None:
         return own
     return [
-        config.trial(dataset, config.arm_with(dataset, model, n=n), SEED)
+        (model, config.trial(dataset, config.arm_with(dataset, model, n=n), SEED))
         for model in ARMS[name]
         for n in windows
     ]
@@ -103,7 +106,7 @@ def trials_of(name: str, dataset: str, config: Config) -> list[Trial]:
 
 def is_drawable(name: str, dataset: str, config: Config, data: DataRoot) -> bool:
     """Whether a trial that Figure 1 or 3 shows is there with its weights."""
-    for trial in trials_of(name, dataset, config):
+    for _, trial in trials_of(name, dataset, config):
         try:
             read_weights(trial, data)
         except FigureMissing:
@@ -165,9 +168,9 @@ def learned_attention(trial: Trial, weights: dict[str, np.ndarray]) -> list[np.n
     return found
 
 
-def _column(name: str, trial: Trial, config: Config, data: DataRoot) -> list[Panel]:
+def _column(name: str, model: str, trial: Trial, data: DataRoot) -> list[Panel]:
     """The panels of one trial, one a layer; a single gap where it is not there."""
-    title = f"{config.titles[trial.model].split(',')[0]}, n = {trial.hyperparameters.n}"
+    title = f"{model}, n = {trial.hyperparameters.n}"
     try:
         weights = read_weights(trial, data)
     except FigureMissing as error:

@@ -89,14 +89,14 @@ def test_the_learned_attention_is_equation_6_or_7_over_the_past(arm, data, confi
 def test_on_ml_1m_the_figures_show_the_papers_windows(tmp_path):
     config = load_config(DataRoot(tmp_path))
     for name, models in (("figure_1", ["sasrec"]), ("figure_3", ["parec", "fparec"])):
-        shown = trials_of(name, "ml-1m", config)
+        shown = [trial for _, trial in trials_of(name, "ml-1m", config)]
         assert [t.hyperparameters.n for t in shown] == [50, 200] * len(models)
         assert [t.model for t in shown] == [m for arm in models for m in (f"{arm}_short", arm)]
         assert {t.seed for t in shown} == {0}
 
 
 def test_elsewhere_they_show_the_datasets_own(config):
-    (trial,) = trials_of("figure_1", "beauty", config)
+    ((_, trial),) = trials_of("figure_1", "beauty", config)
     assert (trial.model, trial.hyperparameters.n) == ("sasrec", 6)
 
 
