@@ -88,18 +88,19 @@ def heatmaps(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
 
     Args:
         panels: the rows; all of one length.
-        title: printed above.
+        title: printed above; its lines are broken where they are too long.
     """
     rows, columns = len(panels), len(panels[0])
-    size = (max(3.4 * columns + 1, 6), 3.4 * rows + 0.8)
+    size = (max(3.4 * columns + 1, 6), 3.4 * rows + 1.3)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(11 * size[0])))
+    lines = [textwrap.fill(line, int(11 * size[0])) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines))
     grid = figure.subplots(rows, columns, squeeze=False)
     for line, panel_line in zip(grid, panels, strict=True):
         for axes, panel in zip(line, panel_line, strict=True):
             axes.set_title(panel.title, fontsize="medium")
             if panel.weights is None:
-                axes.set(xticks=[], yticks=[])
+                axes.set(xticks=[], yticks=[], box_aspect=1)
                 words = textwrap.fill(panel.gap, 34, break_long_words=False)
                 axes.text(0.5, 0.5, words, ha="center", va="center", fontsize="small")
                 continue

@@ -83,7 +83,7 @@ def draw(name: str, dataset: str | None, config: Config, data: DataRoot) -> Pape
     layers = max(len(panels) for panels in columns)
     rows = [[panels[min(i, len(panels) - 1)] for panels in columns] for i in range(layers)]
     shown = config.datasets[dataset].title or dataset
-    title = f"{FIGURES[name]} · {shown}, seed {SEED}"
+    title = f"{FIGURES[name]}\n{shown}, seed {SEED}"
     return _drawn(f"{name}_{dataset}", title, rows, gaps)
 
 
