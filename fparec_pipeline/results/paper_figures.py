@@ -105,8 +105,12 @@ def trials_of(name: str, dataset: str, config: Config) -> list[tuple[str, Trial]
 
 
 def is_drawable(name: str, dataset: str, config: Config, data: DataRoot) -> bool:
-    """Whether a trial that Figure 1 or 3 shows is there with its weights."""
-    for _, trial in trials_of(name, dataset, config):
+    """Whether a trial that Figure 1 or 3 shows is configured, and there with its weights."""
+    try:
+        shown = trials_of(name, dataset, config)
+    except ConfigError:
+        return False
+    for _, trial in shown:
         try:
             read_weights(trial, data)
         except FigureMissing:

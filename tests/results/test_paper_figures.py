@@ -163,6 +163,14 @@ def test_damaged_weights_are_an_error_and_no_figure(data, config):
         draw("figure_1", "beauty", config, data)
 
 
+def test_without_an_arm_of_the_papers_window_the_figure_says_what_to_add(data):
+    (data.root / "studies.toml").write_text("[sequence_length.variants.short]\nn = 51\n")
+    config = load_config(data)
+    with pytest.raises(ConfigError, match="No arm is sasrec with n = 50 on ml-1m; add one"):
+        draw("figure_1", "ml-1m", config, data)
+    assert not is_drawable("figure_1", "ml-1m", config, data)
+
+
 def test_a_dataset_has_to_be_named_where_trials_are_shown(data, config):
     with pytest.raises(ConfigError, match="--dataset"):
         draw("figure_1", None, config, data)

@@ -6,6 +6,7 @@ import torch
 from tiny import splits_of, tiny_splits
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.binary import UnseenItems, binary_cross_entropy
 
 
@@ -57,6 +58,17 @@ def test_negatives_are_uniform():
         values, counts = np.unique(drawn[user].numpy(), return_counts=True)
         assert values.tolist() == unseen
         assert counts / 40_000 == pytest.approx([1 / 4] * 4, abs=0.01)
+
+
+def test_the_rows_of_a_batch_name_the_users_of_its_targets():
+    splits = splits_of([[1, 2, 3], [4, 5, 6, 7], [8, 9, 3], [1, 4, 2, 8, 5]])  # two train nothing
+    batches = Batches(splits, 6, 2)
+    assert batches.users.tolist() == [1, 3]
+    for rows in batches.rows(seed=0, epoch=1):
+        _, targets = batches.batch(rows)
+        users = batches.users[rows].expand_as(targets)
+        found = set(zip(users[targets != 0].tolist(), targets[targets != 0].tolist(), strict=True))
+        assert found == {(1, 5), (3, 4), (3, 2)}
 
 
 def test_a_user_who_holds_every_item_is_an_error_that_names_the_user():
