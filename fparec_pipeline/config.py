@@ -377,6 +377,8 @@ def _with_studies(config: Config, entries: dict[str, StudyEntry], where: str) ->
     variants, studies = {}, {}
     for study, entry in entries.items():
         names = []
+        if study in config.models:
+            raise ConfigError(f"{where} [{study}]: an arm has that name already.")
         for variant_name, variant in entry.variants.items():
             for base in entry.models:
                 try:

@@ -164,6 +164,12 @@ def test_equal_hyperparameters_are_one_trial_under_the_first_arms_name(load):
     assert len(config.trials(["beauty"], ["fparec", "fparec_wide", "parec"], [0, 1])) == 4
 
 
+def test_a_study_cannot_have_the_name_of_an_arm(load):
+    text = study(variants="{ a = { n = 60 } }").replace("[mine]", "[fparec]")
+    with pytest.raises(ConfigError, match=r"\[fparec\]: an arm has that name already"):
+        load(studies=text)
+
+
 def test_a_variant_has_to_fit_on_its_studys_datasets_only(load):
     text = study(models='["fparec"]', datasets='["{}"]', variants="{{ narrow = {{ n = 30 }} }}")
     config = load(studies=text.format("beauty"))  # where k is 20
