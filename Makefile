@@ -1,11 +1,11 @@
-# make install | quickstart | test | lint | dev | bench
+# make install | quickstart | test | test-browser | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint dev bench
+.PHONY: install quickstart test test-browser lint dev bench
 
 install: $(STAMP)
 
@@ -21,6 +21,11 @@ quickstart: install
 
 test: install
 	$(BIN)/pytest
+
+# Debian's Chromium, where there is none.
+test-browser: install
+	command -v chromium >/dev/null || (apt-get update && apt-get install -y chromium)
+	$(BIN)/pytest -m browser tests/browser
 
 lint: install
 	$(BIN)/ruff check .

@@ -142,7 +142,7 @@ class _Section:
             interval = None
             if cell.ours is not None and line.model in ranks:
                 interval = bootstrap_interval(per_user(ranks[line.model][part], metric))
-            values = fresh[metric].drop_nulls().to_list() if line.trained else []
+            values = list(fresh.select("seed", metric).iter_rows()) if line.trained else []
             cells.append(
                 {
                     "heading": heading,

@@ -1,0 +1,187 @@
+"""Dagster, MLflow and the report as a person meets them, in a real Chromium.
+
+With FPAREC_SCREENSHOTS naming a folder, pictures of what was seen go there.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+COMMAND = str(Path(sys.executable).with_name("python"))
+MAIN = "from fparec_pipeline.cli import main; main()"
+PATIENCE_S = 240.0  # two busy cores
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DATASETS = """
+[ml-latest-small.hyperparameters]
+n = 10
+d = 8
+k = 4
+min_epochs = 1
+max_epochs = 2
+patience = 2
+"""
+
+
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found, "There is no Chromium: `make test-browser` installs it."
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def fparec(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"FPAREC_DATA": str(root)}
+    result = subprocess.run(
+        [COMMAND, "-c", MAIN, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A data root whose embedded dataset trains in seconds; one model is trained already."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "datasets.toml").write_text(DATASETS)
+    fparec(root, "run", "--datasets", "ml-latest-small", "--models", "sasrec", "--seeds", "0")
+    return root
+
+
+@pytest.fixture(scope="module")
+def servers(root) -> Iterator[tuple[str, str]]:
+    """Addresses of Dagster and MLflow, served by `fparec dev`."""
+    dagster, mlflow = (f"{port}" for port in free_ports(2))
+    output = root / "dev.log"
+    with output.open("w") as log:
+        server = subprocess.Popen(
+            [COMMAND, "-c", MAIN, "dev", "--dagster-port", dagster, "--mlflow-port", mlflow],
+            env=os.environ | {"FPAREC_DATA": str(root)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            last = time.monotonic() + PATIENCE_S
+            urls = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
+            while not (answers(urls[0] + "/server_info") and answers(urls[1] + "/health")):
+                assert server.poll() is None and time.monotonic() < last, output.read_text()
+                time.sleep(0.5)
+            yield urls
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE_S * 1000)
+    page.set_default_navigation_timeout(PATIENCE_S * 1000)
+    yield page
+    page.close()
+
+
+def screenshot(page, name: str) -> None:
+    if folder := os.environ.get("FPAREC_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
+    fparec(root, "report")
+    errors = []
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda r: r.url.startswith(("file:", "data:")) or errors.append(r.url))
+    page.goto((root / "results" / "report.html").as_uri())
+    sync_api.expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
+    screenshot(page, "report")
+    table = page.locator("#benchmark table, #table_3 table").first
+    head = table.locator("th").nth(1)
+    head.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    column = "rows => rows.map(r => r.cells[1].dataset.value).filter(v => v).map(Number)"
+    values = table.locator("tbody tr").evaluate_all(column)
+    assert len(values) > 2 and values == sorted(values, reverse=True)
+    page.keyboard.press("Enter")
+    assert table.locator("tbody tr").evaluate_all(column) == sorted(values)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": 380, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    screenshot(page, "report-phone")
+    assert errors == []
+
+
+def test_dagster_shows_the_graph_and_trains_a_partition_by_clicking(servers, page):
+    page.goto(f"{servers[0]}/asset-groups")
+    for group in ("data", "training", "results"):
+        sync_api.expect(page.get_by_text(group, exact=True).first).to_be_visible()
+    screenshot(page, "dagster-graph")
+    page.goto(f"{servers[0]}/assets/trained/fparec?view=partitions")
+    for dimension in ("dataset", "seed"):
+        sync_api.expect(page.get_by_text(dimension, exact=True).first).to_be_visible()
+    sync_api.expect(page.get_by_text("ml-latest-small").first).to_be_visible()
+    screenshot(page, "dagster-partitions")
+
+
+def test_mlflow_finds_the_run_with_its_tags(servers, page):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=servers[1])
+    experiment = client.get_experiment_by_name("fparec").experiment_id
+    where = "tags.model = 'sasrec' and tags.superseded = 'false'"
+    (run,) = client.search_runs([experiment], where)
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs/{run.info.run_id}")
+    sync_api.expect(page.get_by_text("ml-latest-small").first).to_be_visible()
+    sync_api.expect(page.get_by_text("test/ndcg_at_10").first).to_be_visible()
+    screenshot(page, "mlflow-run")

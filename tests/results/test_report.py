@@ -1,0 +1,101 @@
+"""The report: honest about what is missing, escaped, and asking nobody for anything."""
+
+import re
+
+import pytest
+from trial_folders import make_attempt, write_finished
+
+from fparec_pipeline.config import load_config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.report import build_report, path_of, write_report
+from fparec_pipeline.training.record import RANKS
+
+ARMS = ("sasrec", "linear_attention", "token_mixing", "parec", "fparec")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataRoot(tmp_path)
+
+
+def finish(data, arms, seeds=(0, 1, 2)):
+    config = load_config(data)
+    return [
+        write_finished(data, make_attempt(config, "beauty", arm, seed), {"test/hr_at_10": 0.0834})
+        for arm in arms
+        for seed in seeds
+    ]
+
+
+def html_of(data, links=None):
+    return build_report(data, load_config(data), links or {})
+
+
+def test_of_nothing_it_says_that_nothing_was_run(data):
+    html = html_of(data)
+    assert re.search(r"0 held.*0 reversed.*9 undecided", html, re.DOTALL)
+    assert "fparec run --study table_3 --datasets beauty" in html
+    assert "No trial has finished yet." in html
+
+
+def test_a_partly_run_arm_is_a_gap_with_its_seeds_values_and_no_median(data):
+    finish(data, ["fparec"], seeds=(0,))
+    html = html_of(data)
+    assert "FPARec: no finished trial of seed 1, 2" in html
+    assert "0: 0.0834" in html
+    assert 'data-value="0.0834"' not in html
+
+
+def test_a_finished_arm_has_median_paper_difference_and_interval(data):
+    finish(data, ARMS)
+    html = html_of(data)
+    assert 'data-value="0.0834"' in html
+    assert "+0.0013" in html  # 0.0834 against the paper's 0.0821
+    assert "0.0000–1.0000" in html  # two users, one hit
+
+
+def test_a_trial_with_damaged_ranks_has_no_interval(data, caplog):
+    for folder in finish(data, ["fparec"]):
+        (folder / RANKS).write_bytes(b"no parquet")
+    assert "0.0000–1.0000" not in html_of(data)
+    assert "No interval" in caplog.text
+
+
+def test_what_comes_from_configuration_and_data_is_escaped(data):
+    evil = "<script>alert(1)</script>"
+    (data.root / "datasets.toml").write_text(f'[beauty]\ntitle = "{evil}"\n')
+    (data.root / "studies.toml").write_text(f'[table_3]\ntitle = "{evil}"\n')
+    (data.root / "models.toml").write_text(f'[fparec]\ntitle = "{evil}"\n')
+    config = load_config(data)
+    attempt = make_attempt(config, "beauty", "fparec", 0, hardware=evil, commit=evil)
+    write_finished(data, attempt)
+    html = html_of(data, {attempt.attempt: 'javascript:alert("x")'})
+    assert evil not in html
+    assert "&lt;script&gt;" in html
+    assert "javascript:" not in html
+
+
+def test_it_loads_nothing_from_elsewhere_and_links_to_mlflow(data):
+    config = load_config(data)
+    finish(data, ["fparec"])
+    attempt = make_attempt(config, "beauty", "fparec", 0).attempt
+    html = html_of(data, {attempt: "http://127.0.0.1:5000/#/experiments/1/runs/2"})
+    assert 'href="http://127.0.0.1:5000/#/experiments/1/runs/2"' in html
+    assert not re.search(r'(src|srcset)="(?!data:)', html)
+    assert "<link" not in html.replace('<link rel="icon" href="data:,">', "")
+    assert "@import" not in html
+
+
+def test_each_trial_says_how_it_was_made(data):
+    finish(data, ["fparec"])
+    html = html_of(data)
+    record = make_attempt(load_config(data), "beauty", "fparec", 2)
+    assert record.fingerprint in html and record.commit[:12] in html
+    assert "fparec run --datasets beauty --models fparec --seeds 2 --retrain" in html
+
+
+def test_it_is_written_to_the_results_and_equal_trials_give_equal_bytes(data):
+    finish(data, ARMS)
+    first = write_report(data, load_config(data), {})
+    assert path_of(data).read_text(encoding="utf-8") == first
+    assert html_of(data) == first
