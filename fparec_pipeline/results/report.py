@@ -256,7 +256,7 @@ def _figures(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[
         for dataset in datasets:
             try:
                 drawn = draw(name, dataset, config, data)
-            except (FigureMissing, ValueError) as error:
+            except (FigureMissing, TrialCorrupt, ValueError) as error:
                 gaps.append(str(error))
                 continue
             shown.append({"title": drawn.title, "image": _image(drawn.svg), "notes": drawn.notes})

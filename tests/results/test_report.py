@@ -7,6 +7,7 @@ from trial_folders import make_attempt, write_finished
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.training.record import RANKS
 
@@ -16,6 +17,16 @@ ARMS = ("sasrec", "linear_attention", "token_mixing", "parec", "fparec")
 @pytest.fixture
 def data(tmp_path):
     return DataRoot(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch):
+    """The folders' weights are of no model: the figures that would draw them are gaps."""
+
+    def missing(*arguments):
+        raise FigureMissing("nothing to draw")
+
+    monkeypatch.setattr("fparec_pipeline.results.report.draw", missing)
 
 
 def finish(data, arms, seeds=(0, 1, 2)):
