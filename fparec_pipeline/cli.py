@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 import json
 import shutil
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,13 +65,13 @@ def run(
     """Materialise whatever is missing, from raw file to result table.
 
     Downloads and splits the datasets, trains the trials that have no finished folder of today's
-    configuration, evaluates the untrained references, and renders medians, leaderboard and
-    tables. A killed run resumes from its last checkpoints.
+    configuration, evaluates the untrained references, and renders medians, leaderboard,
+    tables and figures. A killed run resumes from its last checkpoints.
 
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
-    from fparec_pipeline.defs.results import TABLES
     from fparec_pipeline.materialize import instance, materialize, settle_dead_runs
+    from fparec_pipeline.results.paper_figures import ARMS, is_drawable
     from fparec_pipeline.tracking import Tracker
 
     data = DataRoot.default()
@@ -88,7 +89,11 @@ def run(
             with console.status(f"{dataset}: medians and leaderboard"):
                 _stop_at(materialize(["medians", "leaderboard"], data, on, partition=dataset))
         with console.status("tables"):
-            _stop_at(materialize(list(TABLES), data, on))
+            _stop_at(materialize(_tables_of(config, trials), data, on))
+        with console.status("figures"):
+            for name, dataset in product(ARMS, names):
+                if is_drawable(name, dataset, config, data):
+                    _stop_at(materialize([name], data, on, partition=dataset))
     for dataset in names:
         _print_leaderboard(config, data, dataset, "test/ndcg_at_10")
     _print_next_steps()
@@ -97,7 +102,12 @@ def run(
 
 
 @app.command()
-def status(datasets: Names = None, models: Names = None, seeds: Names = None) -> None:
+def status(
+    datasets: Names = None,
+    models: Names = None,
+    seeds: Names = None,
+    study: Annotated[str, typer.Option(help="Whose models and seeds.")] = "benchmark",
+) -> None:
     """Which trials are done, running, interrupted, stale or missing.
 
     Stale: finished, but today's configuration, training code or splits would give another trial.
@@ -107,7 +117,7 @@ def status(datasets: Names = None, models: Names = None, seeds: Names = None) ->
 
     data = DataRoot.default()
     config = load_config(data)
-    trials = _chosen(config, "benchmark", datasets or ",".join(config.datasets), models, seeds)
+    trials = _chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
     states = {
         (t.dataset, t.model, t.seed): trial_status(data.trial(t.dataset, t.model, t.seed), t, data)
         for t in trials
@@ -151,15 +161,44 @@ def leaderboard(
 
 @app.command()
 def table(
-    number: Annotated[str, typer.Argument(help="Which of the paper's tables: 3.")],
+    name: Annotated[
+        str, typer.Argument(help="1 to 6, as in the paper, or a study such as sequence_length.")
+    ],
 ) -> None:
-    """A table of the paper, ours beside what was printed, as markdown."""
-    from fparec_pipeline.defs.results import TABLES, render_table
-    from fparec_pipeline.results.tables import to_markdown
+    """A table of the paper or of a study, ours beside what was printed, as markdown."""
+    from fparec_pipeline.results.studies import render, table_names
 
     data = DataRoot.default()
-    name = f"table_{known(number, [name.removeprefix('table_') for name in TABLES], 'table')}"
-    typer.echo(to_markdown(render_table(name, load_config(data), data)))
+    config = load_config(data)
+    names = {name.removeprefix("table_"): name for name in table_names(config)}
+    typer.echo(render(names[known(name.removeprefix("table_"), names, "table")], config, data)[0])
+
+
+@app.command()
+def figure(
+    number: Annotated[str, typer.Argument(help="1, 3 or 4, as in the paper.")],
+    dataset: Annotated[
+        str, typer.Option(help="Whose trials Figures 1 and 3 show (seed 0 of each).")
+    ] = "ml-1m",
+) -> None:
+    """Draw a figure of the paper as PNG and SVG, and print the paths.
+
+    Figures 1 and 3 need the weights of finished trials; the message says how to train what is
+    missing.
+
+    Example: fparec figure 3 --dataset ml-latest-small
+    """
+    from fparec_pipeline.results.paper_figures import FIGURES, draw, write
+
+    data = DataRoot.default()
+    config = load_config(data)
+    known(dataset, config.datasets, "dataset")
+    name = f"figure_{known(number, [n.removeprefix('figure_') for n in FIGURES], 'figure')}"
+    drawn = draw(name, dataset, config, data)
+    for note in drawn.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    for path in write(drawn, data):
+        typer.echo(path)
 
 
 @app.command()
@@ -275,11 +314,19 @@ def dev(
 def main() -> None:
     """The console script: errors that a user can mend are printed without a traceback."""
     from fparec_pipeline.datasets.files import DatasetError
+    from fparec_pipeline.results.paper_figures import FigureMissing
     from fparec_pipeline.training.record import PublishedError, TrialCorrupt, TrialLocked
 
     try:
         app()
-    except (ConfigError, DatasetError, PublishedError, TrialCorrupt, TrialLocked) as error:
+    except (
+        ConfigError,
+        DatasetError,
+        FigureMissing,
+        PublishedError,
+        TrialCorrupt,
+        TrialLocked,
+    ) as error:
         _print_error(str(error))
         raise SystemExit(2) from None
 
@@ -295,6 +342,18 @@ def _chosen(
         int(known(seed, map(str, config.seeds), "seed")) for seed in _split(seeds)
     ] or base.seeds
     return config.trials(wanted, arms, numbers)
+
+
+def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
+    """The tables that show any of the trials, and those that need none."""
+    from fparec_pipeline.results.studies import table_names
+
+    trained = {(trial.dataset, trial.model) for trial in trials}
+    shown = {
+        name: {(t.dataset, t.model) for t in config.trials(study.datasets, study.models, [0])}
+        for name, study in config.studies.items()
+    }
+    return [n for n in table_names(config) if n not in shown or shown[n] & trained]
 
 
 def _split(names: str | None) -> list[str]:

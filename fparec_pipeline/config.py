@@ -5,7 +5,10 @@ Notable:
   names the file, the key, what is allowed and the nearest match.
 * A file of the same name in the data root is laid over the packaged one, key by key: the user's own
   datasets, an override such as `source = "raw"`, arms and studies of one's own.
-* A trial's hyper-parameters are [defaults] < the dataset's < the arm's (`Config.trial`).
+* A trial's hyper-parameters are [defaults] < the dataset's < the arm's < the arm's on that dataset
+  (`Config.trial`).
+* Arms that come to the same hyper-parameters on a dataset are one computation: the trial carries
+  the name of the first of them, so that an arm which two studies share is trained once.
 """
 
 import datetime
@@ -142,11 +145,18 @@ class Hyperparameters(Frozen):
     value_source: Literal["input", "normalized"]
     feed_forward: Literal["every_block", "last_block"]
     scale_embedding: bool
+    # Switches that came later. One at its default is no part of a fingerprint.
+    loss: Literal["cross_entropy", "sampled_softmax", "binary_cross_entropy"] = "cross_entropy"
+    negatives: int = Field(1, ge=1)  # drawn for each target, by the losses that draw
+    attention_learning_rate: float | None = Field(None, gt=0)  # of R, R1, R2; None: learning_rate
 
     @model_validator(mode="after")
-    def _rank_fits(self) -> "Hyperparameters":
+    def _fit_together(self) -> "Hyperparameters":
         if self.mixer == "factorized_positional" and self.k > self.n:
             raise ValueError(f"k = {self.k} is larger than n = {self.n}")
+        learned = self.mixer in ("positional", "factorized_positional")
+        if self.attention_learning_rate is not None and not learned:
+            raise ValueError(f"mixer {self.mixer!r} has no attention_learning_rate of its own")
         return self
 
 
@@ -157,6 +167,35 @@ class Study(Frozen):
     models: tuple[str, ...]
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
+
+
+class Variant(BaseModel):
+    """What a variant changes of each of its study's models: hyper-parameters, as extra keys."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    title: str | None = None  # as printed; default: the changes
+    on: dict[str, dict[str, Any]] = {}  # dataset -> what is different there
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @property
+    def words(self) -> str:
+        return self.title or ", ".join(f"{key} = {value}" for key, value in self.changes.items())
+
+
+class StudyEntry(Frozen):
+    """A study as its file has it. With variants, its arms are models × variants."""
+
+    title: str
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    variants: dict[str, Variant] = {}
+    hyperparameters: dict[str, Any] = {}  # what all its variants change
+    on: dict[str, dict[str, Any]] = {}  # dataset -> what all its variants change there
 
 
 class Trial(Frozen):
@@ -199,12 +238,18 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     datasets: dict[str, Dataset]
-    models: dict[str, dict[str, Any]]  # arm -> what it changes; `title` taken out
+    models: dict[str, dict[str, Any]]  # arm -> what it changes; `title` and `on` taken out
+    changes_on: dict[str, dict[str, dict[str, Any]]]  # arm -> dataset -> what it changes there
+    variants: dict[str, str]  # arm that is a study's variant -> that study
     titles: dict[str, str]  # arm or reference -> name as printed
     defaults: dict[str, Any]
     studies: dict[str, Study]
     # study -> dataset -> arm -> metric -> value, as printed in the paper
     paper: dict[str, dict[str, dict[str, dict[str, float]]]]
+    # dataset -> n -> arm -> metric -> value: what the paper's text says of other windows
+    paper_at_n: dict[str, dict[int, dict[str, dict[str, float]]]]
+    paper_statistics: dict[str, dict[str, float]]  # Table 2: dataset -> statistic -> value
+    figure_windows: dict[str, tuple[int, ...]]  # dataset -> the windows that the figures show
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -212,26 +257,68 @@ class Config(BaseModel):
         return tuple(sorted({seed for study in self.studies.values() for seed in study.seeds}))
 
     def trial(self, dataset: str, model: str, seed: int) -> Trial:
-        """The trial with its hyper-parameters resolved.
+        """The trial with its hyper-parameters resolved, under the name it is trained as.
+
+        That name is the first arm's, in the order of models.toml and then studies.toml, with the
+        same hyper-parameters on the dataset: most often `model` itself.
 
         Raises:
             ConfigError: a dataset or model that is not there, or values that do not fit together.
         """
         known(dataset, self.datasets, "dataset")
         known(model, self.models, "model")
-        own = self.datasets[dataset].hyperparameters
-        where = f"models.toml [defaults] and [{model}]"
-        if own:
+        where = f"models.toml [defaults] and {self._origin(model)}"
+        if self.datasets[dataset].hyperparameters:
             where += f" with datasets.toml [{dataset}.hyperparameters]"
-        layers = self.defaults | own | self.models[model]
+        layers = self._layers(dataset, model)
         hyperparameters = _parse(Hyperparameters, layers, where)
-        return Trial(dataset=dataset, model=model, seed=seed, hyperparameters=hyperparameters)
+        first = next(arm for arm in self.models if self._layers(dataset, arm) == layers)
+        return Trial(dataset=dataset, model=first, seed=seed, hyperparameters=hyperparameters)
 
     def trials(
         self, datasets: Iterable[str], models: Iterable[str], seeds: Iterable[int]
     ) -> list[Trial]:
-        """All trials of the product, dataset by dataset, seed by seed."""
-        return [self.trial(d, m, s) for d in datasets for s in seeds for m in models]
+        """All trials of the product, dataset by dataset, seed by seed, each once."""
+        product = (self.trial(d, m, s) for d in datasets for s in seeds for m in models)
+        return list(dict.fromkeys(product))
+
+    def arms_on(self, dataset: str) -> list[str]:
+        """The arms whose hyper-parameters fit together on the dataset.
+
+        All arms of models.toml do; a study's variant has to on the study's datasets only.
+        """
+        fitting = []
+        for arm in self.models:
+            try:
+                self.trial(dataset, arm, 0)
+            except ConfigError:
+                continue
+            fitting.append(arm)
+        return fitting
+
+    def arm_with(self, dataset: str, model: str, **changes: Any) -> str:
+        """The arm that is `model` with these hyper-parameters on the dataset.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        wanted = self._layers(dataset, model) | changes
+        for arm in self.models:
+            if self._layers(dataset, arm) == wanted:
+                return arm
+        words = ", ".join(f"{key} = {value}" for key, value in changes.items())
+        raise ConfigError(
+            f"No arm is {model} with {words} on {dataset}; add one to data/models.toml."
+        )
+
+    def _layers(self, dataset: str, model: str) -> dict[str, Any]:
+        own = self.datasets[dataset].hyperparameters
+        there = self.changes_on.get(model, {}).get(dataset, {})
+        return self.defaults | own | self.models[model] | there
+
+    def _origin(self, model: str) -> str:
+        study = self.variants.get(model)
+        return f"[{model}]" if study is None else f"studies.toml [{study}.variants] ({model})"
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
@@ -258,22 +345,87 @@ def load_config(data: DataRoot | None = None) -> Config:
     arms = _layered("models.toml", root)
     defaults = arms.pop("defaults")
     tables = {name: arm for name, arm in arms.items() if isinstance(arm, dict)}
-    titles = {name: arm.pop("title", name) for name, arm in tables.items()} | REFERENCES
+    paper = _read_toml(PACKAGE / "paper.toml")
     content = {
         "datasets": _entries(Dataset, "datasets.toml", root),
+        "titles": {name: arm.pop("title", name) for name, arm in tables.items()} | REFERENCES,
+        "changes_on": {name: arm.pop("on", {}) for name, arm in tables.items()},
         "models": arms,
-        "titles": titles,
+        "variants": {},
         "defaults": defaults,
-        "studies": _entries(Study, "studies.toml", root),
-        "paper": _read_toml(PACKAGE / "paper.toml"),
+        "studies": {},
+        "paper_at_n": paper.pop("at_n"),
+        "paper_statistics": paper.pop("table_2"),
+        "figure_windows": paper.pop("figures"),
+        "paper": paper,
     }
     config = _parse(Config, content, _where("models.toml", root))
+    config = _with_studies(
+        config, _entries(StudyEntry, "studies.toml", root), _where("studies.toml", root)
+    )
     _check_references(config, _where("studies.toml", root))
     return config
 
 
+def _with_studies(config: Config, entries: dict[str, StudyEntry], where: str) -> Config:
+    """The configuration with its studies, and with an arm for each of their models × variants.
+
+    Raises:
+        ConfigError: a variant of an arm that is not there, or a name that is taken.
+    """
+    models, changes_on, titles = dict(config.models), dict(config.changes_on), dict(config.titles)
+    variants, studies = {}, {}
+    for study, entry in entries.items():
+        names = []
+        if study in config.models:
+            raise ConfigError(f"{where} [{study}]: an arm has that name already.")
+        for variant_name, variant in entry.variants.items():
+            for base in entry.models:
+                try:
+                    known(base, config.models, "model")
+                except ConfigError as error:
+                    raise ConfigError(f"{where} [{study}]: {error}") from error
+                arm = f"{base}_{variant_name}"
+                if arm in models:
+                    raise ConfigError(f"{where} [{study}]: there is another arm {arm!r}.")
+                changes = entry.hyperparameters | variant.changes
+                models[arm] = models[base] | changes
+                ons = (
+                    changes_on[base],
+                    dict.fromkeys(changes_on[base], changes),
+                    entry.on,
+                    variant.on,
+                )
+                changes_on[arm] = _merged(ons)
+                titles[arm] = f"{titles[base]}, {variant.words}"
+                variants[arm] = study
+                names.append(arm)
+        studies[study] = Study(
+            title=entry.title,
+            models=tuple(names) or entry.models,
+            datasets=entry.datasets,
+            seeds=entry.seeds,
+        )
+    return config.model_copy(
+        update={
+            "models": models,
+            "changes_on": changes_on,
+            "titles": titles,
+            "variants": variants,
+            "studies": studies,
+        }
+    )
+
+
+def _merged(layers: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    merged: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        merged = _overlay(merged, layer)
+    return merged
+
+
 def _check_references(config: Config, where: str) -> None:
-    """Every study's names exist, and every dataset goes with every arm."""
+    """Every study's names exist; an arm goes with every dataset, a variant with its study's."""
     for name, study in config.studies.items():
         try:
             for model in study.models:
@@ -282,7 +434,12 @@ def _check_references(config: Config, where: str) -> None:
                 known(dataset, config.datasets, "dataset")
         except ConfigError as error:
             raise ConfigError(f"{where} [{name}]: {error}") from error
-    config.trials(config.datasets, config.models, [0])
+    for changes in config.changes_on.values():
+        for dataset in changes:
+            known(dataset, config.datasets, "dataset")
+    config.trials(config.datasets, config.models.keys() - config.variants.keys(), [0])
+    for study in config.studies.values():
+        config.trials(study.datasets, study.models, [0])
 
 
 def _where(file: str, root: Path) -> str:

@@ -31,12 +31,12 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from filelock import FileLock, Timeout
 
-from fparec_pipeline.config import PACKAGE, Config, Trial
+from fparec_pipeline.config import PACKAGE, Config, Trial, load_config
 from fparec_pipeline.defs.automation import in_progress
 from fparec_pipeline.defs.resources import Workspace
-from fparec_pipeline.defs.training import TRAINED, data_version, trial_metadata
+from fparec_pipeline.defs.training import data_version, places, trial_metadata
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training.record import Progress, TrialCorrupt, read_record
+from fparec_pipeline.training.record import Progress, TrialCorrupt, TrialRecord, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -250,17 +250,21 @@ def _end_with_parent(parent: int) -> None:
 
 def _train_one(trial: Trial, options: Options) -> str | None:
     data = DataRoot(Path(options.data_root))
-    keys = dg.MultiPartitionKey({"dataset": trial.dataset, "seed": str(trial.seed)})
+    config = load_config(data)
+    asset, partition = places(config, trial.dataset, trial.model, trial.seed)[0]
     with instance(data) as on:
-        return materialize(
-            [f"{TRAINED}/{trial.model}"],
+        error = materialize(
+            [asset.to_user_string()],
             data,
             on,
-            partition=keys,
+            partition=partition,
             device=options.device,
             listener=_news.put,
-            ops={f"{TRAINED}__{trial.model}": {"config": {"retrain": options.retrain}}},
+            ops={"__".join(asset.path): {"config": {"retrain": options.retrain}}},
         )
+        if error is None:  # show it in the other studies that have this arm
+            report_missing([data.trial(trial.dataset, trial.model, trial.seed)], config, on)
+        return error
 
 
 def report_missing(folders: Sequence[Path], config: Config, on: dg.DagsterInstance) -> int:
@@ -272,16 +276,28 @@ def report_missing(folders: Sequence[Path], config: Config, on: dg.DagsterInstan
     return sum(_report(folder, config, on) for folder in folders)
 
 
-def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> bool:
+def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> int:
     try:
         record = read_record(folder)
     except TrialCorrupt as error:
         logger.warning("Not shown in Dagster: %s", error)
-        return False
-    if record is None or not record.trained or record.model not in config.models:
-        return False
-    key = dg.AssetKey([TRAINED, record.model])
-    partition = dg.MultiPartitionKey({"dataset": record.dataset, "seed": str(record.seed)})
+        return 0
+    if record is None or not record.trained:
+        return 0
+    return sum(
+        _report_at(key, partition, folder, record, config, on)
+        for key, partition in places(config, record.dataset, record.model, record.seed)
+    )
+
+
+def _report_at(
+    key: dg.AssetKey,
+    partition: dg.MultiPartitionKey,
+    folder: Path,
+    record: TrialRecord,
+    config: Config,
+    on: dg.DagsterInstance,
+) -> bool:
     tags = {DATA_VERSION: data_version(record)}
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     known = [

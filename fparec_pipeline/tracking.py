@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 from filelock import FileLock
 
-from fparec_pipeline.config import REFERENCES, Config, load_config
+from fparec_pipeline.config import REFERENCES, Config, Study, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.figures import learning_curve
 from fparec_pipeline.results.frame import data_hash, is_stale
@@ -379,11 +379,14 @@ def _studies(config: Config, attempt: Attempt) -> list[str]:
         name
         for name, study in config.studies.items()
         if attempt.dataset in study.datasets
-        and (
-            attempt.model in REFERENCES
-            or (attempt.model in study.models and attempt.seed in study.seeds)
-        )
+        and (attempt.model in REFERENCES or _is_of(config, study, attempt))
     ]
+
+
+def _is_of(config: Config, study: Study, attempt: Attempt) -> bool:
+    """Whether the trial is one of the study's, perhaps under another arm's name."""
+    arms = (config.trial(attempt.dataset, arm, attempt.seed).model for arm in study.models)
+    return attempt.seed in study.seeds and attempt.model in arms
 
 
 def _retag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:

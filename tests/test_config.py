@@ -43,9 +43,10 @@ def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
     models = tomllib.loads((PACKAGE / "models.toml").read_text(encoding="utf-8"))
     datasets = tomllib.loads((PACKAGE / "datasets.toml").read_text(encoding="utf-8"))
     config = load()
+    switches = {"loss": "cross_entropy", "negatives": 1, "attention_learning_rate": None}
     for dataset in datasets:
         for model in set(models) - {"defaults"}:
-            expected = dict(models["defaults"])
+            expected = switches | models["defaults"]
             expected.update(datasets[dataset].get("hyperparameters", {}))
             expected.update(models[model])
             expected.pop("title", None)
@@ -108,6 +109,129 @@ def test_an_own_study_adds_its_seeds(load):
     before, after = load().seeds, load(studies=text)
     assert after.studies["mine"].models == ("parec",)
     assert after.seeds == (*before, 40, 41)
+
+
+# Studies with variants
+
+
+def study(**changes):
+    entry = {"title": '"x"', "models": '["parec", "fparec"]', "datasets": '["beauty"]'}
+    entry |= {"seeds": "[0]"} | changes
+    return "[mine]\n" + "".join(f"{key} = {value}\n" for key, value in entry.items())
+
+
+def values(config, dataset, arm, *names):
+    hyperparameters = config.trial(dataset, arm, 0).hyperparameters
+    return tuple(getattr(hyperparameters, name) for name in names)
+
+
+def test_the_arms_of_a_study_are_models_times_variants(load):
+    variants = "{ tall = { d = 64 }, low = { title = 'flat', d = 4 } }"
+    config = load(studies=study(variants=variants))
+    arms = ("parec_tall", "fparec_tall", "parec_low", "fparec_low")
+    assert config.studies["mine"].models == arms
+    assert [config.titles[arm] for arm in arms[::3]] == ["PARec, d = 64", "FPARec, flat"]
+    assert {config.variants[arm] for arm in arms} == {"mine"}
+    assert values(config, "beauty", "fparec_low", "mixer", "d") == ("factorized_positional", 4)
+
+
+def test_a_variants_changes_go_over_the_studys_and_the_dataset_over_both(load):
+    config = load(
+        studies=study(
+            models='["fparec"]',
+            hyperparameters="{ n = 90, dropout = 0.4 }",
+            on="{ toys = { n = 80, dropout = 0.3 } }",
+            variants="{ a = { k = 7, on.toys = { n = 70 } }, b = { n = 60 } }",
+        )
+    )
+    assert values(config, "beauty", "fparec_a", "k", "n", "dropout") == (7, 90, 0.4)
+    assert values(config, "toys", "fparec_a", "k", "n", "dropout") == (7, 70, 0.3)
+    assert values(config, "beauty", "fparec_b", "n") == (60,)
+    assert values(config, "toys", "fparec_b", "n") == (80,)
+
+
+def test_an_arm_has_changes_of_its_own_on_a_dataset(load):
+    config = load(models="[fparec.on.toys]\nn = 33\n")
+    assert values(config, "toys", "fparec", "n") == (33,)
+    assert values(config, "beauty", "fparec", "n") == (50,)
+
+
+def test_equal_hyperparameters_are_one_trial_under_the_first_arms_name(load):
+    config = load(studies=study(variants="{ wide = { n = 50 }, wider = { n = 60 } }"))
+    assert config.trial("beauty", "fparec_wide", 0) == config.trial("beauty", "fparec", 0)
+    assert config.trial("beauty", "fparec_wider", 0).model == "fparec_wider"
+    assert config.trial("ml-1m", "fparec_wide", 0).model == "fparec_short"  # n is 200 there
+    assert len(config.trials(["beauty"], ["fparec", "fparec_wide", "parec"], [0, 1])) == 4
+
+
+def test_a_study_cannot_have_the_name_of_an_arm(load):
+    text = study(variants="{ a = { n = 60 } }").replace("[mine]", "[fparec]")
+    with pytest.raises(ConfigError, match=r"\[fparec\]: an arm has that name already"):
+        load(studies=text)
+
+
+def test_a_variant_has_to_fit_on_its_studys_datasets_only(load):
+    text = study(models='["fparec"]', datasets='["{}"]', variants="{{ narrow = {{ n = 30 }} }}")
+    config = load(studies=text.format("beauty"))  # where k is 20
+    assert "fparec_narrow" in config.arms_on("beauty")
+    assert "fparec_narrow" not in config.arms_on("ml-1m")  # where it is 40
+    assert set(config.models) - set(config.arms_on("ml-1m")) == {"fparec_narrow"}
+    with pytest.raises(ConfigError, match="k = 40 is larger than n = 30"):
+        load(studies=text.format("ml-1m"))
+
+
+def test_an_arm_is_found_by_what_it_changes(load):
+    config = load()
+    assert config.arm_with("ml-1m", "sasrec", n=50) == "sasrec_short"
+    assert config.arm_with("ml-1m", "sasrec", n=200) == "sasrec"
+    with pytest.raises(ConfigError, match=r"No arm is sasrec with n = 51 on ml-1m; add one"):
+        config.arm_with("ml-1m", "sasrec", n=51)
+
+
+PAPERS_STUDIES = {  # study -> what varies, on ml-1m and on another dataset (Section 4)
+    "table_5": ("k", [(k, 500) for k in range(10, 70, 10)], [(k, 100) for k in range(10, 70, 10)]),
+    "table_6": ("blocks", [(b, 500) for b in (1, 2, 3)], [(b, 50) for b in (1, 2, 3)]),
+    "sequence_length": ("n", [(n, n) for n in (50, 200, 500)], [(n, n) for n in (50, 100, 200)]),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS_STUDIES)
+def test_the_papers_studies_vary_what_the_paper_varies(name, load):
+    config, (key, on_ml_1m, elsewhere) = load(), PAPERS_STUDIES[name]
+    for dataset, expected in (("ml-1m", on_ml_1m), ("ml-latest-small", elsewhere)):
+        arms = [arm for arm in config.studies[name].models if arm.startswith("fparec_")]
+        assert [values(config, dataset, arm, key, "n") for arm in arms] == expected
+        if dataset == "ml-1m" and name != "sequence_length":
+            ks = {values(config, dataset, arm, "k") for arm in config.studies["table_6"].models}
+            assert ks == {(40,)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": '["fparecc"]', "variants": "{ a = { n = 60 } }"}, ["[mine]", "fparecc"]),
+        ({"variants": "{ a = { dd = 4 } }"}, ["studies.toml [mine.variants]", "'dd'", "'d'"]),
+        ({"variants": "{ short = { d = 4 } }"}, ["[mine]", "another arm 'parec_short'"]),
+        ({"on": "{ tois = { d = 4 } }", "variants": "{ a = { n = 60 } }"}, ["tois", "toys"]),
+        ({"variant": "{ a = { n = 60 } }"}, ["'variant'", "did you mean 'variants'"]),
+    ],
+)
+def test_a_variants_error_names_study_and_the_nearest_match(changes, words, load):
+    with pytest.raises(ConfigError) as caught:
+        load(studies=study(**changes))
+    for word in words:
+        assert word in str(caught.value)
+
+
+# What the paper printed
+
+
+def test_every_number_of_the_paper_is_of_an_arm_of_its_study(load):
+    config = load()
+    for study_name, datasets in config.paper.items():
+        for dataset, arms in datasets.items():
+            assert dataset in config.studies[study_name].datasets
+            assert set(arms) == set(config.studies[study_name].models)
 
 
 # Errors
@@ -184,6 +308,11 @@ def test_an_arms_error_names_file_arm_key_and_what_is_allowed(case, load):
         assert word in str(caught.value)
 
 
+def test_only_what_has_learned_logits_has_a_learning_rate_for_them(load):
+    with pytest.raises(ConfigError, match="'self_attention' has no attention_learning_rate"):
+        load(models="[sasrec]\nattention_learning_rate = 0.1\n")
+
+
 def test_only_fparec_has_a_rank_that_must_fit_its_window(load):
     assert load(models="[parec]\nn = 5\n").trial("beauty", "parec", 0).hyperparameters.n == 5
 
@@ -222,12 +351,16 @@ def test_an_unknown_name_is_answered_with_those_there_are(load):
 
 # Fingerprints
 
+FINGERPRINT = "ed842d5e4717a9d1"  # of beauty, fparec, seed 0, training version 2
+
 OTHER_CHOICE = {
     "mixer": "positional",
     "softmax": "all_columns",
     "residual": "input",
     "value_source": "normalized",
     "feed_forward": "last_block",
+    "loss": "binary_cross_entropy",
+    "attention_learning_rate": 0.01,
 }
 
 
@@ -254,6 +387,16 @@ def test_every_hyperparameter_changes_the_fingerprints(name, trial):
     for with_seed in (True, False):
         prints = {t.fingerprint("data", with_seed=with_seed) for t in (trial, other)}
         assert len(prints) == 2
+
+
+def test_a_switch_at_its_default_has_no_part_in_the_fingerprint(trial):
+    """So that what was trained before there was the switch stays what it is."""
+    old = trial.hyperparameters.model_dump(exclude={"loss", "negatives", "attention_learning_rate"})
+    assert trial.model_copy(update={"hyperparameters": Hyperparameters(**old)}).fingerprint(
+        "data"
+    ) == trial.fingerprint("data")
+    # As the commit before the switches had it.
+    assert trial.fingerprint("data") == FINGERPRINT
 
 
 def test_data_and_dataset_change_the_fingerprints(trial):

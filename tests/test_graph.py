@@ -95,3 +95,40 @@ def test_a_failed_blocking_check_stops_what_is_downstream(tmp_path: Path) -> Non
     assert not run.success
     assert run.asset_materializations_for_node("splits")
     assert not run.asset_materializations_for_node("references")
+
+
+# A study that shares an arm: n = 8 is the dataset's own, so that `fparec_eight` is `fparec`.
+STUDY = """
+[windows]
+title = "Windows"
+models = ["fparec"]
+datasets = ["tiny"]
+seeds = [0]
+variants.eight = { n = 8 }
+variants.five = { n = 5 }
+"""
+
+
+def test_an_arm_that_studies_share_is_trained_once_and_shown_in_both(tmp_path: Path) -> None:
+    data = tiny_root(tmp_path)
+    with (tmp_path / "studies.toml").open("a") as file:
+        file.write(STUDY)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(data, instance, ["raw", "splits", "references"], "tiny")
+        seed_0 = dg.MultiPartitionKey({"dataset": "tiny", "seed": "0"})
+        assert materialize(data, instance, ["trained/fparec"], seed_0).success
+        folder = data.trial("tiny", "fparec", 0)
+        attempt = read_record(folder).attempt
+        for arm in ("fparec_eight", "fparec_five"):
+            key = dg.MultiPartitionKey({"dataset": "tiny", "trial": f"{arm}·0"})
+            assert materialize(data, instance, ["trained/windows"], key).success
+        run = materialize(data, instance, ["windows"], None)
+    assert read_record(folder).attempt == attempt
+    assert not data.trial("tiny", "fparec_eight", 0).exists()
+    five = read_record(data.trial("tiny", "fparec_five", 0))
+    assert five.hyperparameters["n"] == 5
+    (event,) = run.asset_materializations_for_node("windows")
+    text = event.metadata["table"].value
+    for title, record in (("| FPARec, n = 8", read_record(folder)), ("| FPARec, n = 5", five)):
+        line = next(row for row in text.splitlines() if title in row)
+        assert f"{record.metrics['test/hr_at_10']:.4f}" in line

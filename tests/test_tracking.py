@@ -263,6 +263,15 @@ def test_another_data_roots_runs_are_left_alone(tracker, client, data, config):
     assert status(client, run_id) == "KILLED"
 
 
+def test_a_trial_is_tagged_with_every_study_that_has_its_arm(tracker, client, data, config):
+    """On ml-latest-small FPARec is the arm of two blocks, of n = 50, and without position."""
+    folder = write_finished(data, make_attempt(config, "ml-latest-small", "fparec", 0))
+    tags = client.get_run(tracker.sync_trial(folder)).data.tags
+    studies = {"table_6", "sequence_length", "position_embedding", "table_3", "table_4"}
+    assert {f"study.{name}" for name in studies} <= tags.keys()
+    assert "study.table_5" not in tags
+
+
 def test_studies_and_staleness_follow_the_configuration(tracker, client, data, config):
     run_id = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "fparec", 0)))
     (data.root / "studies.toml").write_text('[table_3]\ndatasets = ["toys"]\n')

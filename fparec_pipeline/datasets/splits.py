@@ -113,6 +113,23 @@ def read_splits(folder: Path) -> Splits:
     return splits
 
 
+def statistics_on_disk(folder: Path) -> dict[str, Any] | None:
+    """The content of `stats.json`, or None where there are no splits; the files are not checked.
+
+    Raises:
+        SplitsError: `stats.json` cannot be read or is incomplete.
+    """
+    return _read_stats(folder) if (folder / "stats.json").exists() else None
+
+
+def training_lengths(folder: Path) -> np.ndarray | None:
+    """How many training items each user has, (users,), or None where there are no splits."""
+    path = folder / "users.parquet"
+    if not path.exists():
+        return None
+    return pl.read_parquet(path, columns=["interactions"])["interactions"].to_numpy() - 2.0
+
+
 def logical_hash(splits: Splits) -> str:
     """sha256 in hex over the sizes and arrays of the splits, whatever file they came from.
 

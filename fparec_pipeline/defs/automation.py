@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from fparec_pipeline.config import Config
-from fparec_pipeline.defs.results import TABLES
-from fparec_pipeline.defs.training import TRAINED
+from fparec_pipeline.defs.training import study_keys, study_partition_keys
+from fparec_pipeline.results.studies import table_names
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -34,14 +34,13 @@ def jobs(config: Config) -> dict[str, "AssetJob"]:
     """Prepare the data, train each study, render medians and tables."""
     prepare = dg.define_asset_job("prepare_data", selection=["raw", "splits", "references"])
     medians = dg.define_asset_job("render_medians", selection=["medians", "leaderboard"])
-    tables = dg.define_asset_job("render_tables", selection=list(TABLES))
+    tables = dg.define_asset_job("render_tables", selection=table_names(config))
     made = [prepare, medians, tables]
     for name, study in config.studies.items():
-        keys = [dg.AssetKey([TRAINED, model]) for model in study.models]
         made.append(
             dg.define_asset_job(
                 study_job_name(name),
-                selection=dg.AssetSelection.assets(*keys),
+                selection=dg.AssetSelection.assets(*study_keys(config, name)),
                 description=f"Train the arms of: {study.title}",
             )
         )
@@ -50,7 +49,7 @@ def jobs(config: Config) -> dict[str, "AssetJob"]:
 
 def benchmark_schedule(config: Config, job: "AssetJob") -> dg.ScheduleDefinition:
     """Every Sunday at three: retrain the benchmark's trials. Off until somebody starts it."""
-    study = config.studies[SCHEDULED]
+    keys = study_keys(config, SCHEDULED)
 
     @dg.schedule(
         job=job,
@@ -68,17 +67,14 @@ def benchmark_schedule(config: Config, job: "AssetJob") -> dg.ScheduleDefinition
             yield dg.SkipReason("The last tick's runs have not all ended yet.")
             return
         tick = context.scheduled_execution_time.date().isoformat()
-        retrain = {
-            "ops": {f"{TRAINED}__{model}": {"config": {"retrain": True}} for model in study.models}
-        }
-        for dataset in study.datasets:
-            for seed in study.seeds:
-                yield dg.RunRequest(
-                    run_key=f"{tick}/{dataset}/{seed}",
-                    partition_key=dg.MultiPartitionKey({"dataset": dataset, "seed": str(seed)}),
-                    run_config=retrain,
-                    tags={TICK: tick, STAGE: "train"},
-                )
+        retrain = {"ops": {"__".join(key.path): {"config": {"retrain": True}} for key in keys}}
+        for partition in study_partition_keys(config, SCHEDULED):
+            yield dg.RunRequest(
+                run_key=f"{tick}/{partition.replace('|', '/')}",
+                partition_key=partition,
+                run_config=retrain,
+                tags={TICK: tick, STAGE: "train"},
+            )
 
     return weekly_benchmark
 
@@ -100,8 +96,10 @@ def render_sensor(
 ) -> dg.SensorDefinition:
     """Asks for medians, then tables, when the last tick's runs have ended."""
     study = config.studies[SCHEDULED]
-    trials = len(study.datasets) * len(study.seeds)
-    expected = {"train": trials, "medians": len(study.datasets)}
+    expected = {
+        "train": len(study_partition_keys(config, SCHEDULED)),
+        "medians": len(study.datasets),
+    }
 
     @dg.sensor(
         jobs=[medians, tables],

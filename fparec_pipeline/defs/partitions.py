@@ -1,4 +1,4 @@
-"""The two dimensions of the benchmark: datasets and seeds."""
+"""The dimensions of the benchmark: datasets, seeds, and a study's arms with their seeds."""
 
 import dagster as dg
 
@@ -14,3 +14,26 @@ def trial_partitions(config: Config) -> dg.MultiPartitionsDefinition:
     """Dataset × seed; the seeds are those that the studies name."""
     seeds = dg.StaticPartitionsDefinition([str(seed) for seed in config.seeds])
     return dg.MultiPartitionsDefinition({"dataset": dataset_partitions(config), "seed": seeds})
+
+
+def study_partitions(config: Config, study: str) -> dg.MultiPartitionsDefinition:
+    """Dataset × `arm·seed`, since Dagster takes exactly two dimensions."""
+    arms = config.studies[study].models
+    trials = [arm_and_seed(arm, seed) for arm in arms for seed in config.seeds]
+    return dg.MultiPartitionsDefinition(
+        {"dataset": dataset_partitions(config), "trial": dg.StaticPartitionsDefinition(trials)}
+    )
+
+
+def arm_and_seed(arm: str, seed: int) -> str:
+    """The key of a trial in the second dimension of `study_partitions`."""
+    return f"{arm}·{seed}"
+
+
+def trial_of(key: dg.MultiPartitionKey, arm: str | None) -> tuple[str, str, int]:
+    """Dataset, arm and seed of a partition: the arm's own asset (`arm`), or a study's (None)."""
+    keys = key.keys_by_dimension
+    if arm is None:
+        arm, _, seed = keys["trial"].rpartition("·")
+        return keys["dataset"], arm, int(seed)
+    return keys["dataset"], arm, int(keys["seed"])

@@ -1,32 +1,34 @@
-"""Medians and leaderboard by dataset, and the studies' result tables."""
+"""Medians and leaderboard by dataset, the result tables, and the paper's figures."""
+
+import base64
 
 import dagster as dg
-import polars as pl
 
 from fparec_pipeline.config import Config, Study
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
-from fparec_pipeline.defs.training import TRAINED
+from fparec_pipeline.defs.training import training_keys
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame
+from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.medians import leaderboard as leaderboard_rows
 from fparec_pipeline.results.medians import study_medians
-from fparec_pipeline.results.tables import (
-    Table,
-    leaderboard_markdown,
-    study_table,
-    to_markdown,
-    to_rows,
-)
+from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
+from fparec_pipeline.results.studies import render, table_names
+from fparec_pipeline.results.tables import leaderboard_markdown
 from fparec_pipeline.training.record import write_atomically, write_parquet
 
-TABLES = ("table_3",)  # studies that are a table of the paper
+# Of the two tables that are no study's.
+TITLES = {
+    "table_1": "Table 1: parameters of one attention layer",
+    "table_2": "Table 2: statistics of the datasets",
+}
+UPSTREAM = {"table_1": [], "table_2": ["splits"]}
 
 
 def result_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """`medians`, `leaderboard` and one asset for each result table."""
+    """`medians`, `leaderboard` and one asset for each result table and figure."""
     partitions = dataset_partitions(config)
-    trials = [dg.AssetKey([TRAINED, model]) for model in config.models]
+    trials = training_keys(config)
 
     @dg.asset(
         partitions_def=partitions,
@@ -41,11 +43,12 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
         config, data, dataset = workspace.config, workspace.data, context.partition_key
         study = Study(
             title="medians",
-            models=tuple(config.models),
+            models=tuple(config.arms_on(dataset)),
             datasets=(dataset,),
             seeds=config.seeds,
         )
-        frame = study_medians(trials_frame(data, config), study)
+        trials = under_arm_names(trials_frame(data, config), study, config)
+        frame = study_medians(trials, study)
         path = data.results / "medians" / f"{dataset}.parquet"
         write_parquet(path, frame)
         return dg.MaterializeResult(
@@ -73,36 +76,58 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
         markdown = leaderboard_markdown(rows, config)
         return _publish(workspace.data, f"leaderboard_{dataset}", markdown, rows)
 
-    return [medians, leaderboard, *(_table_asset(config, name) for name in TABLES)]
+    tables = [_table_asset(config, name) for name in table_names(config)]
+    figures = [_figure_asset(config, name) for name in FIGURES]
+    return [medians, leaderboard, *tables, *figures]
 
 
 def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
-    study = config.studies[name]
+    study = config.studies.get(name)
+    title = study.title if study else TITLES[name]
+    deps: list[str] = ["medians"] if study else UPSTREAM[name]
 
     @dg.asset(
         name=name,
-        deps=["medians"],
+        deps=deps,
         group_name="results",
         kinds={"polars", "mlflow"},
         owners=["team:research"],
         code_version="1",
-        description=f"{study.title}, ours beside the paper's.",
+        description=f"{title}, ours beside the paper's.",
     )
     def table(workspace: Workspace) -> dg.MaterializeResult:
-        made = render_table(name, workspace.config, workspace.data)
-        return _publish(workspace.data, name, to_markdown(made), to_rows(made))
+        return _publish(workspace.data, name, *render(name, workspace.config, workspace.data))
 
     return table
 
 
-def render_table(name: str, config: Config, data: DataRoot) -> Table:
-    """A study's table as the trial folders give it now, without datasets that have no trial."""
-    study = config.studies[name]
-    trials = trials_frame(data, config)
-    begun = trials.filter(pl.col("trained"))["dataset"].unique().to_list()
-    datasets = tuple(dataset for dataset in study.datasets if dataset in begun)
-    study = study.model_copy(update={"datasets": datasets or study.datasets})
-    return study_table(name, study, study_medians(trials, study), config)
+def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
+    """Figures 1 and 3 are by dataset, Figure 4 needs no trial."""
+
+    @dg.asset(
+        name=name,
+        partitions_def=dataset_partitions(config) if name in ARMS else None,
+        deps=training_keys(config) if name in ARMS else [],
+        group_name="results",
+        kinds={"matplotlib"},
+        owners=["team:research"],
+        code_version="1",
+        description=f"{FIGURES[name]}. What has not been trained is a gap that says so.",
+    )
+    def figure(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        dataset = context.partition_key if name in ARMS else None
+        drawn = draw(name, dataset, workspace.config, workspace.data)
+        paths = write(drawn, workspace.data)
+        code = base64.b64encode(drawn.png).decode()
+        return dg.MaterializeResult(
+            metadata={
+                "figure": dg.MetadataValue.md(f"![](data:image/png;base64,{code})"),
+                "notes": dg.MetadataValue.md("\n".join(f"* {note}" for note in drawn.notes)),
+                **{path.suffix.lstrip("."): dg.MetadataValue.path(path) for path in paths},
+            }
+        )
+
+    return figure
 
 
 def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dg.MaterializeResult:

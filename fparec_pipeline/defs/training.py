@@ -1,4 +1,8 @@
-"""One asset a model arm, partitioned dataset × seed, and the untrained references.
+"""Training assets: one an arm, one a study that has variants, and the untrained references.
+
+An arm of models.toml is an asset of its own, partitioned dataset × seed. A study with variants is
+one asset, partitioned dataset × `arm·seed`, over all its arms: those that it shares with other
+studies too, which are trained once all the same, because a trial's folder is the fact.
 
 torch and mlflow are imported inside functions, so that the code location loads fast.
 """
@@ -10,7 +14,13 @@ import dagster as dg
 
 from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config
 from fparec_pipeline.datasets.splits import read_splits
-from fparec_pipeline.defs.partitions import dataset_partitions, trial_partitions
+from fparec_pipeline.defs.partitions import (
+    arm_and_seed,
+    dataset_partitions,
+    study_partitions,
+    trial_of,
+    trial_partitions,
+)
 from fparec_pipeline.defs.resources import ProgressListener, Workspace
 from fparec_pipeline.training.record import Progress, TrialRecord, view_trial
 
@@ -41,16 +51,91 @@ class _Reporter:
 
 
 def training_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """One asset for each configured arm."""
-    return [_training_asset(config, model) for model in config.models]
+    """One asset for each arm of models.toml and for each study with variants."""
+    arms = [
+        _training_asset(arm, config.titles[arm], trial_partitions(config), arm)
+        for arm in config.models
+        if arm not in config.variants
+    ]
+    studies = [
+        _training_asset(name, f"The arms of: {study.title}", study_partitions(config, name), None)
+        for name, study in config.studies.items()
+        if _has_asset(config, name)
+    ]
+    return arms + studies
 
 
-def _training_asset(config: Config, model: str) -> dg.AssetsDefinition:
-    title = config.titles[model]
+def _has_asset(config: Config, study: str) -> bool:
+    return any(arm in config.variants for arm in config.studies[study].models)
 
+
+def training_keys(config: Config) -> list[dg.AssetKey]:
+    """The keys of all `training_assets`."""
+    names = [arm for arm in config.models if arm not in config.variants]
+    names += [study for study in config.studies if _has_asset(config, study)]
+    return [dg.AssetKey([TRAINED, name]) for name in names]
+
+
+def study_keys(config: Config, study: str) -> list[dg.AssetKey]:
+    """The assets that train a study's arms; they share one partitions definition."""
+    names = [study] if _has_asset(config, study) else config.studies[study].models
+    return [dg.AssetKey([TRAINED, name]) for name in names]
+
+
+def study_partition_keys(config: Config, study: str) -> list[dg.MultiPartitionKey]:
+    """The partitions of those assets that are the study's trials."""
+    seeds = [str(seed) for seed in config.studies[study].seeds]
+    dimension, trials = "seed", seeds
+    if _has_asset(config, study):
+        arms = config.studies[study].models
+        dimension, trials = "trial", [arm_and_seed(arm, int(s)) for s in seeds for arm in arms]
+    return [
+        dg.MultiPartitionKey({"dataset": dataset, dimension: trial})
+        for dataset in config.studies[study].datasets
+        for trial in trials
+    ]
+
+
+def places(
+    config: Config, dataset: str, model: str, seed: int
+) -> list[tuple[dg.AssetKey, dg.MultiPartitionKey]]:
+    """Every (asset, partition) that shows the trial, the one that trains it first.
+
+    Args:
+        config: its studies say which arms there are.
+        dataset: the trial's; one that the configuration does not know is shown nowhere.
+        model: the name that the trial is trained as.
+        seed: the trial's; one that no study names is shown nowhere.
+    """
+    if dataset not in config.datasets or seed not in config.seeds:
+        return []
+    fitting = config.arms_on(dataset)
+    names = [arm for arm in fitting if config.trial(dataset, arm, seed).model == model]
+    own = [
+        (
+            dg.AssetKey([TRAINED, arm]),
+            dg.MultiPartitionKey({"dataset": dataset, "seed": str(seed)}),
+        )
+        for arm in names
+        if arm not in config.variants
+    ]
+    return own + [
+        (
+            dg.AssetKey([TRAINED, study]),
+            dg.MultiPartitionKey({"dataset": dataset, "trial": arm_and_seed(arm, seed)}),
+        )
+        for arm in names
+        for study in config.studies
+        if _has_asset(config, study) and arm in config.studies[study].models
+    ]
+
+
+def _training_asset(
+    name: str, title: str, partitions: dg.MultiPartitionsDefinition, arm: str | None
+) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[TRAINED, model],
-        partitions_def=trial_partitions(config),
+        key=[TRAINED, name],
+        partitions_def=partitions,
         deps=["splits"],
         group_name="training",
         pool="training",
@@ -69,18 +154,19 @@ def _training_asset(config: Config, model: str) -> dg.AssetsDefinition:
         from fparec_pipeline.training.trial import run_trial
 
         assert isinstance(context.partition_key, dg.MultiPartitionKey)  # noqa: S101
-        keys = context.partition_key.keys_by_dimension
-        dataset, seed, data = keys["dataset"], int(keys["seed"]), workspace.data
+        trial = workspace.config.trial(*trial_of(context.partition_key, arm))
+        data = workspace.data
         reporter = _Reporter(workspace, listener, context.run.run_id)
         record = run_trial(
-            workspace.config.trial(dataset, model, seed),
-            read_splits(data.splits(dataset)),
+            trial,
+            read_splits(data.splits(trial.dataset)),
             data,
             device=workspace.device,
             retrain=config.retrain,
             observer=reporter,
         )
-        return trial_result(data.trial(dataset, model, seed), record, reporter, title)
+        folder = data.trial(trial.dataset, trial.model, trial.seed)
+        return trial_result(folder, record, reporter, workspace.config.titles[trial.model])
 
     return trained
 

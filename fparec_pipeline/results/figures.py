@@ -1,7 +1,12 @@
-"""Pictures as PNG bytes, drawn without any window system."""
+"""Pictures as PNG and SVG bytes, drawn without any window system; equal input, equal bytes."""
 
 import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import matplotlib as mpl
+import numpy as np
 import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,6 +42,91 @@ def learning_curve(history: pl.DataFrame, title: str) -> bytes:
         axes.axvline(best["epoch"], color="tab:red", linestyle=":", label=words)
         axes.grid(alpha=0.3)
     above.legend(loc="lower right")
+    return png(figure)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One matrix of weights over positions, or the reason why it is not there."""
+
+    title: str
+    weights: np.ndarray | None  # (n, n), entry (i, j): what position i takes of position j
+    gap: str = ""
+
+
+def position_correlation(positions: np.ndarray) -> np.ndarray:
+    """exp(P·Pᵀ/√d), future positions zero, each row divided by its maximum (Appendix A, Figure 1).
+
+    The appendix's own division lacks `keepdims`, which divides columns instead of rows.
+
+    Args:
+        positions: P, a trained position embedding, (n, d).
+
+    Returns:
+        (n, n), lower triangular, the largest entry of every row 1.
+    """
+    logits = positions @ positions.T / np.sqrt(positions.shape[1])
+    past = np.tril(np.ones_like(logits, dtype=bool))
+    # Taking the row's maximum from the exponents first is the same division, without overflow.
+    top = np.where(past, logits, -np.inf).max(axis=1, keepdims=True)
+    return np.where(past, np.exp(np.where(past, logits - top, 0)), 0)
+
+
+def over_row_maximum(weights: np.ndarray) -> np.ndarray:
+    """(n, n) → (n, n): each row divided by its maximum, as Figures 3 and 4 show attention."""
+    return weights / weights.max(axis=1, keepdims=True)
+
+
+def mean_distance(weights: np.ndarray) -> float:
+    """How many positions back the last row looks, on average: small where attention is sharp."""
+    row = weights[-1] / weights[-1].sum()
+    return float(row @ np.arange(len(row) - 1, -1, -1))
+
+
+def heatmaps(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
+    """Rows of panels over one colour scale from 0 to 1, in the paper's Blues.
+
+    Args:
+        panels: the rows; all of one length.
+        title: printed above; its lines are broken where they are too long.
+    """
+    rows, columns = len(panels), len(panels[0])
+    size = (max(3.4 * columns + 1, 6), 3.4 * rows + 1.3)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    lines = [textwrap.fill(line, int(11 * size[0])) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for line, panel_line in zip(grid, panels, strict=True):
+        for axes, panel in zip(line, panel_line, strict=True):
+            axes.set_title(panel.title, fontsize="medium")
+            if panel.weights is None:
+                axes.set(xticks=[], yticks=[], box_aspect=1)
+                words = textwrap.fill(panel.gap, 34, break_long_words=False)
+                axes.text(0.5, 0.5, words, ha="center", va="center", fontsize="small")
+                continue
+            n = len(panel.weights)
+            edges = (0.5, n + 0.5, n + 0.5, 0.5)
+            axes.imshow(panel.weights, cmap="Blues", vmin=0, vmax=1, extent=edges)
+            step = max(1, n // 5)
+            ticks = sorted({1, *range(step, n + 1, step)})
+            axes.set(xticks=ticks, yticks=ticks)
+            axes.set_xlabel("attended position j (1 = oldest)", fontsize="small")
+            axes.set_ylabel("position i", fontsize="small")
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), cmap="Blues")
+    figure.colorbar(scale, ax=grid, shrink=0.8, label="weight / maximum of its row")
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
+    return picture.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG, without date and with fixed ids."""
+    picture = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "fparec", "svg.fonttype": "none"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
     return picture.getvalue()

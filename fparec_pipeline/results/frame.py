@@ -11,6 +11,7 @@ from fparec_pipeline.config import (
     REFERENCES,
     Config,
     ConfigError,
+    Study,
     Trial,
     known,
     reference_fingerprint,
@@ -82,6 +83,22 @@ def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
         for name in METRICS
         if "_unseen/" in name
     )
+
+
+def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.DataFrame:
+    """The trials of a study, each under every name that the study has for its arm, and references.
+
+    An arm that comes to the hyper-parameters of an earlier one is trained under that one's name.
+    """
+    names = [
+        (dataset, arm, config.trial(dataset, arm, 0).model)
+        for dataset in study.datasets
+        for arm in study.models
+    ]
+    aliases = pl.DataFrame(names, schema=["dataset", "arm", "model"], orient="row")
+    own = trials.join(aliases, on=["dataset", "model"]).with_columns(model=pl.col("arm"))
+    references = trials.filter(~pl.col("trained"), pl.col("dataset").is_in(study.datasets))
+    return pl.concat([own.select(trials.columns), references])
 
 
 def data_hash(dataset: str, data: DataRoot) -> str | None:

@@ -6,6 +6,7 @@ Notable:
 * What is missing stays a visible gap, with its reason beneath the table.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ class Block:
     dataset: str
     title: str
     lines: list[Line]
+    notes: tuple[str, ...] = ()  # sentences to stand beneath it
 
     @property
     def in_paper(self) -> bool:
@@ -79,7 +81,13 @@ class Table:
     blocks: list[Block]
 
 
-def study_table(name: str, study: Study, medians: pl.DataFrame, config: Config) -> Table:
+def study_table(
+    name: str,
+    study: Study,
+    medians: pl.DataFrame,
+    config: Config,
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
     """The table of a study.
 
     Args:
@@ -87,16 +95,18 @@ def study_table(name: str, study: Study, medians: pl.DataFrame, config: Config) 
         study: its models, datasets (perhaps a part of the configured ones) and seeds.
         medians: `study_medians` of the same study.
         config: for titles and the paper's numbers.
+        notes: dataset -> sentences to stand beneath its block.
     """
     blocks = []
     for dataset in study.datasets:
         rows = medians.filter(pl.col("dataset") == dataset).to_dicts()
         paper = config.paper.get(name, {}).get(dataset, {})
         marks = {metric: _marks(rows, metric) for metric in COLUMNS}
+        titles = config.titles | _titles_with_window(dataset, study, config)
         lines = [
             Line(
                 model=row["model"],
-                title=config.titles[row["model"]],
+                title=titles[row["model"]],
                 trained=row["trained"],
                 capped=bool(row["capped"]) and row["gap"] is None,
                 gap=row["gap"],
@@ -111,8 +121,36 @@ def study_table(name: str, study: Study, medians: pl.DataFrame, config: Config) 
             )
             for row in rows
         ]
-        blocks.append(Block(dataset, config.datasets[dataset].title or dataset, lines))
+        remarks = *_at_another_n(dataset, lines, config), *(notes or {}).get(dataset, ())
+        blocks.append(Block(dataset, config.datasets[dataset].title or dataset, lines, remarks))
     return Table(name, study.title, study.seeds, blocks)
+
+
+def _titles_with_window(dataset: str, study: Study, config: Config) -> dict[str, str]:
+    """The arms' titles with their window n, where it is not the same for all."""
+    windows = {arm: config.trial(dataset, arm, 0).hyperparameters.n for arm in study.models}
+    if len(set(windows.values())) < 2:
+        return {}
+    return {arm: f"{config.titles[arm]} (n = {n})" for arm, n in windows.items()}
+
+
+def _at_another_n(dataset: str, lines: list[Line], config: Config) -> list[str]:
+    """What the paper's text says of the windows that the arms have, ours beside it."""
+    found = []
+    for line in lines:
+        if not line.trained:
+            continue
+        trial = config.trial(dataset, line.model, 0)
+        n = trial.hyperparameters.n
+        reported = config.paper_at_n.get(dataset, {}).get(n, {}).get(trial.model, {})
+        for metric, heading in COLUMNS.items():
+            value = _paper_value(reported, metric)
+            if value is not None:
+                cell = _cell_markdown(Cell(line.cells[metric].ours, value))
+                found.append(f"{line.title}, n = {n}: {heading} {cell}")
+    if not found:
+        return []
+    return [f"The paper's text (Section 4.7) has these at the same n: {'; '.join(found)}."]
 
 
 def to_rows(table: Table) -> list[dict[str, Any]]:
@@ -145,7 +183,7 @@ def to_markdown(table: Table) -> str:
         "minus it.",
     ]
     for block in table.blocks:
-        parts += [f"### {block.title}", _block_markdown(block)]
+        parts += [f"### {block.title}", _block_markdown(block), *block.notes]
     return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
 
 
@@ -163,7 +201,7 @@ def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
         provisional = " (provisional)" if row["provisional"] else ""
         title = config.titles.get(row["model"], row["model"]) + (DAGGER if row["capped"] else "")
         lines.append([title, *values, seeds + provisional])
-    text = _markdown(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
+    text = markdown_table(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
     return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
 
 
@@ -178,7 +216,7 @@ def _block_markdown(block: Block) -> str:
         ]
         for line in block.lines
     ]
-    return _markdown(["model", *COLUMNS.values()], lines, text_columns=1)
+    return markdown_table(["model", *COLUMNS.values()], lines, text_columns=1)
 
 
 def _cell_markdown(cell: Cell) -> str:
@@ -225,7 +263,7 @@ def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:.{DIGITS}f}"
 
 
-def _markdown(header: list[str], lines: list[list[str]], text_columns: int) -> str:
+def markdown_table(header: list[str], lines: list[list[str]], text_columns: int) -> str:
     """A markdown table, its first `text_columns` columns to the left, the others to the right."""
     rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])

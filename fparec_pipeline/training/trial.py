@@ -1,8 +1,9 @@
 """One trial, from its resolved configuration to its finished folder.
 
 Notable:
-* Adam on the blocked cross-entropy; early stopping on validation NDCG@10 (all users, history kept)
-  with patience and a floor of epochs; the test set is looked at once, for the best epoch.
+* Adam on the blocked cross-entropy, or another configured loss; early stopping on validation
+  NDCG@10 (all users, history kept) with patience and a floor of epochs; the test set is looked at
+  once, for the best epoch.
 * A finished, intact folder of the same fingerprint is returned as it is. An unfinished one of the
   same fingerprint is resumed from its checkpoint. Anything else is trained anew.
 * A new attempt is trained in a folder of its own beside the old result and takes its place at the
@@ -22,13 +23,20 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from fparec_pipeline.config import TRAINING_VERSION, Trial, reference_fingerprint
+from fparec_pipeline.config import (
+    TRAINING_VERSION,
+    Hyperparameters,
+    Trial,
+    reference_fingerprint,
+)
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.models.untrained import SCORERS
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
+from fparec_pipeline.training.binary import UnseenItems, binary_cross_entropy
 from fparec_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from fparec_pipeline.training.evaluation import (
     EvaluationSet,
@@ -66,6 +74,7 @@ from fparec_pipeline.training.record import (
 
 CHECKPOINT_SECONDS = 10.0
 PARTS: tuple[Part, Part] = ("valid", "test")
+LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 
 class TrainingDiverged(ArithmeticError):
@@ -238,6 +247,16 @@ def _begin(folder: Path, attempt: Attempt) -> Attempt:
     return attempt
 
 
+def _parameter_groups(model: Recommender, h: Hyperparameters) -> list[dict[str, Any]]:
+    """All parameters in one group, or R, R1 and R2 in a second with a learning rate of its own."""
+    if h.attention_learning_rate is None:
+        return [{"params": list(model.parameters())}]
+    named = list(model.named_parameters())
+    learned = [parameter for name, parameter in named if name.split(".")[-1] in LEARNED_LOGITS]
+    others = [parameter for name, parameter in named if name.split(".")[-1] not in LEARNED_LOGITS]
+    return [{"params": others}, {"params": learned, "lr": h.attention_learning_rate}]
+
+
 class _Training:
     """The loop over epochs, from a checkpoint or from the start, to the written result."""
 
@@ -253,11 +272,13 @@ class _Training:
         torch.manual_seed(derived_seed(trial.seed, 0))
         self.model = Recommender(h, splits.n_items).to(device)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
+            _parameter_groups(self.model, h),
             lr=h.learning_rate,
             betas=(0.9, h.beta2),
             fused=True,
         )
+        drawn = h.loss == "binary_cross_entropy"
+        self.unseen = UnseenItems(splits, device) if drawn else None
         self.state = load_checkpoint(folder, self.model, self.optimizer, attempt.attempt)
         self.saved = time.perf_counter()
 
@@ -310,13 +331,10 @@ class _Training:
         """One epoch of steps; returns the mean loss of a target, in nats."""
         self.model.train()
         seed = self.trial.seed
-        torch.manual_seed(derived_seed(seed, self.state.epoch))  # dropout
-        scale = 1 / self.batches.targets_per_step
+        torch.manual_seed(derived_seed(seed, self.state.epoch))  # dropout, negatives
         total = torch.zeros((), device=self.attempt.device)
-        for items, targets in self.batches.epoch(seed, self.state.epoch):
-            hidden = self.model(items)[targets != 0]
-            wanted = targets[targets != 0] - 1
-            loss = cross_entropy(hidden, self.model.item_embedding.weight[1:], wanted, scale)
+        for rows in self.batches.rows(seed, self.state.epoch):
+            loss = self._loss(rows)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -325,6 +343,21 @@ class _Training:
         if not np.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
         return mean
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        """The configured loss of one batch, divided by the mean number of targets a step."""
+        items, targets = self.batches.batch(rows)
+        valid = targets != 0
+        hidden, wanted = self.model(items)[valid], targets[valid] - 1
+        weight, scale = self.model.item_embedding.weight[1:], 1 / self.batches.targets_per_step
+        h = self.trial.hyperparameters
+        if h.loss == "cross_entropy":
+            return cross_entropy(hidden, weight, wanted, scale)
+        if self.unseen is None:
+            raise NotImplementedError(f"{self.trial.model}: loss {h.loss!r} cannot be trained yet")
+        users = self.batches.users[rows.to(targets.device)].expand_as(targets)[valid]
+        drawn = self.unseen.draw(users, h.negatives)
+        return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
 
     def _ranks(self, users: EvaluationSet) -> Ranks:
         self.model.eval()

@@ -102,7 +102,7 @@ def test_a_tick_retrains_every_arm_of_the_benchmark(repository, instance, defs, 
     config = tick(repository, instance).run_requests[0].run_config
     dg.validate_run_config(job, config)
     assert set(config["ops"]) == {node.name for node in job.nodes}
-    assert len(config["ops"]) == len(load_config(data).models)
+    assert len(config["ops"]) == len(load_config(data).studies["benchmark"].models)
     assert all(op == {"config": {"retrain": True}} for op in config["ops"].values())
 
 

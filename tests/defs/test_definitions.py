@@ -12,6 +12,7 @@ from data_roots import tiny_root
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.definitions import build_defs
+from fparec_pipeline.defs.training import places, study_keys, study_partition_keys
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -82,7 +83,14 @@ def test_a_table_has_no_partitions(defs):
 
 def test_every_asset_says_what_it_is(defs, data):
     specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
-    assert len(specs) == 6 + len(load_config(data).models)
+    config = load_config(data)
+    arms = set(config.models) - set(config.variants)
+    studies = set(config.variants.values())
+    others = {"raw", "splits", "references", "medians", "leaderboard"}
+    results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", *config.studies}
+    assert {key.to_user_string() for key in specs} == others | results | {
+        f"trained/{name}" for name in arms | studies
+    }
     for spec in specs.values():
         assert spec.description
         assert spec.owners
@@ -97,8 +105,52 @@ def test_training_waits_in_the_pool(defs):
 
 def test_medians_depend_on_every_arm_and_the_references(defs, data):
     parents = defs.resolve_asset_graph().get(dg.AssetKey("medians")).parent_keys
-    trained = {dg.AssetKey(["trained", model]) for model in load_config(data).models}
-    assert parents == trained | {dg.AssetKey("references")}
+    config = load_config(data)
+    arms = set(config.models) - set(config.variants)
+    trained = {dg.AssetKey(["trained", model]) for model in arms}
+    studies = {dg.AssetKey(["trained", name]) for name in VARYING}
+    assert parents == trained | studies | {dg.AssetKey("references")}
+
+
+VARYING = ("table_5", "table_6", "sequence_length", "position_embedding")  # studies with variants
+
+
+@pytest.mark.parametrize("study", VARYING)
+def test_a_study_with_variants_is_one_asset_by_dataset_and_arm_with_seed(defs, data, study):
+    partitions = asset(defs, "trained", study).partitions_def
+    dimensions = {d.name: d.partitions_def for d in partitions.partitions_defs}
+    assert set(dimensions) == {"dataset", "trial"}
+    config = load_config(data)
+    assert dimensions["trial"].get_partition_keys() == [
+        f"{arm}·{seed}" for arm in config.studies[study].models for seed in (0, 1, 2)
+    ]
+    job = defs.resolve_job_def(f"train_{study}").asset_layer
+    assert job.executable_asset_keys == {dg.AssetKey(["trained", study])}
+
+
+@pytest.mark.parametrize("study", ["table_3", *VARYING])
+def test_a_studys_partitions_are_those_of_its_assets(defs, data, study):
+    config = load_config(data)
+    for key in study_keys(config, study):
+        there = set(asset(defs, *key.path).partitions_def.get_partition_keys())
+        assert set(study_partition_keys(config, study)) <= there
+
+
+def test_a_trial_is_shown_in_every_study_that_has_its_arm(data):
+    """n = 500, k = 40 and two blocks stand in three studies; the first of them trains it."""
+    shown = places(load_config(data), "ml-1m", "fparec_k40", 1)
+    assert [(key.path[-1], str(partition)) for key, partition in shown] == [
+        ("table_5", "ml-1m|fparec_k40·1"),
+        ("table_6", "ml-1m|fparec_blocks2·1"),
+        ("sequence_length", "ml-1m|fparec_long·1"),
+    ]
+
+
+def test_what_the_configuration_does_not_know_is_shown_nowhere(data):
+    config = load_config(data)
+    assert places(config, "no_dataset", "fparec", 0) == []
+    assert places(config, "beauty", "no_arm", 0) == []
+    assert places(config, "beauty", "fparec", 99) == []
 
 
 def test_each_study_has_a_training_job(defs):

@@ -6,7 +6,16 @@ import polars as pl
 import pytest
 from trial_folders import make_history
 
-from fparec_pipeline.results.figures import learning_curve
+from fparec_pipeline.results.figures import (
+    Panel,
+    heatmaps,
+    learning_curve,
+    mean_distance,
+    over_row_maximum,
+    png,
+    position_correlation,
+    svg,
+)
 
 
 def pixels(picture):
@@ -35,3 +44,50 @@ def test_one_epoch_is_enough_and_equal_input_gives_equal_bytes():
 def test_no_epoch_is_an_error_that_names_the_trial():
     with pytest.raises(ValueError, match="beauty/fparec"):
         learning_curve(pl.DataFrame(make_history(2)).clear(), "beauty/fparec")
+
+
+# Matrices of weights
+
+
+def test_the_correlation_of_positions_is_the_appendixs_with_keepdims():
+    P = np.random.default_rng(0).normal(size=(6, 4))
+    found = position_correlation(P)
+    for i in range(6):
+        row = [np.exp(sum(P[i] * P[j]) / 4**0.5) if j <= i else 0.0 for j in range(6)]
+        np.testing.assert_allclose(found[i], np.array(row) / max(row))
+
+
+def test_a_large_embedding_gives_no_infinities():
+    found = position_correlation(np.full((3, 4), 1e3))
+    np.testing.assert_array_equal(found, np.tril(np.ones((3, 3))))
+
+
+def test_each_row_is_divided_by_its_own_maximum():
+    weights = np.array([[1.0, 0.0], [0.2, 0.8]])
+    np.testing.assert_allclose(over_row_maximum(weights), [[1, 0], [0.25, 1]])
+
+
+def test_the_mean_distance_of_a_row_by_hand():
+    assert mean_distance(np.array([[1.0, 0, 0], [1, 1, 0], [1, 1, 2]])) == (2 * 1 + 1 * 1) / 4
+
+
+def test_heatmaps_are_dark_where_the_weight_is_and_say_what_is_missing():
+    weights = np.tril(np.ones((10, 10)))
+    figure = heatmaps([[Panel("full", weights), Panel("absent", None, "not trained")]], "title")
+    axes = figure.axes
+    assert [a.get_title() for a in axes[:2]] == ["full", "absent"]
+    assert axes[0].get_xlabel() == "attended position j (1 = oldest)"
+    assert axes[0].get_ylabel() == "position i"
+    assert axes[0].images[0].get_cmap().name == "Blues"
+    assert axes[1].texts[0].get_text() == "not trained"
+    assert axes[2].get_ylabel() == "weight / maximum of its row"  # the colour scale
+    assert pixels(png(figure)).ndim == 3
+
+
+def test_equal_figures_give_equal_svg_and_png():
+    def drawn():
+        return heatmaps([[Panel("p", np.tril(np.ones((4, 4))))]], "t")
+
+    assert svg(drawn()) == svg(drawn())
+    assert png(drawn()) == png(drawn())
+    assert svg(drawn()).lstrip().startswith(b"<?xml")
