@@ -142,6 +142,9 @@ class Hyperparameters(Frozen):
     value_source: Literal["input", "normalized"]
     feed_forward: Literal["every_block", "last_block"]
     scale_embedding: bool
+    # Switches that came later. One at its default is no part of a fingerprint.
+    loss: Literal["cross_entropy", "sampled_softmax", "binary_cross_entropy"] = "cross_entropy"
+    negatives: int = Field(1, ge=1)  # drawn for each target, or by sampled_softmax for a whole step
 
     @model_validator(mode="after")
     def _rank_fits(self) -> "Hyperparameters":

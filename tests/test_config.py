@@ -43,9 +43,10 @@ def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
     models = tomllib.loads((PACKAGE / "models.toml").read_text(encoding="utf-8"))
     datasets = tomllib.loads((PACKAGE / "datasets.toml").read_text(encoding="utf-8"))
     config = load()
+    switches = {"loss": "cross_entropy", "negatives": 1}
     for dataset in datasets:
         for model in set(models) - {"defaults"}:
-            expected = dict(models["defaults"])
+            expected = switches | models["defaults"]
             expected.update(datasets[dataset].get("hyperparameters", {}))
             expected.update(models[model])
             expected.pop("title", None)
@@ -223,6 +224,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(load):
 # Fingerprints
 
 OTHER_CHOICE = {
+    "loss": "sampled_softmax",
     "mixer": "positional",
     "softmax": "all_columns",
     "residual": "input",

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from fparec_pipeline.config import TRAINING_VERSION, Trial, reference_fingerprint
 from fparec_pipeline.datasets.splits import Splits
@@ -63,6 +64,7 @@ from fparec_pipeline.training.record import (
     write_json,
     write_parquet,
 )
+from fparec_pipeline.training.sampled import sampled_softmax
 
 CHECKPOINT_SECONDS = 10.0
 PARTS: tuple[Part, Part] = ("valid", "test")
@@ -316,7 +318,7 @@ class _Training:
         for items, targets in self.batches.epoch(seed, self.state.epoch):
             hidden = self.model(items)[targets != 0]
             wanted = targets[targets != 0] - 1
-            loss = cross_entropy(hidden, self.model.item_embedding.weight[1:], wanted, scale)
+            loss = self._loss(hidden, self.model.item_embedding.weight[1:], wanted, scale)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -325,6 +327,14 @@ class _Training:
         if not np.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
         return mean
+
+    def _loss(self, hidden: Tensor, weight: Tensor, wanted: Tensor, scale: float) -> Tensor:
+        h = self.trial.hyperparameters
+        if h.loss == "sampled_softmax":
+            return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
+        if h.loss != "cross_entropy":
+            raise NotImplementedError(f"{self.trial.model}: loss {h.loss!r} cannot be trained yet")
+        return cross_entropy(hidden, weight, wanted, scale)
 
     def _ranks(self, users: EvaluationSet) -> Ranks:
         self.model.eval()
