@@ -65,6 +65,10 @@ class Batches:
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, each user once. The same (seed, epoch) gives the same ones."""
+        return map(self.batch, self.rows(seed, epoch))
+
+    def rows(self, seed: int, epoch: int) -> Iterator[Tensor]:
+        """The rows of `lengths` that make each batch of the epoch, (b,) int64."""
         generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
         order = torch.randperm(len(self.lengths), generator=generator)
         pools = [
@@ -73,7 +77,7 @@ class Batches:
         ]
         batches = [batch for pool in pools for batch in pool.split(self.batch_size)]
         for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield self.batch(batches[i])
+            yield batches[i]
 
     def batch(self, rows: Tensor) -> Batch:
         """The batch of these rows of `lengths`, (b,) int64 on the CPU."""
