@@ -147,7 +147,7 @@ class Hyperparameters(Frozen):
     scale_embedding: bool
     # Switches that came later. One at its default is no part of a fingerprint.
     loss: Literal["cross_entropy", "sampled_softmax", "binary_cross_entropy"] = "cross_entropy"
-    negatives: int = Field(1, ge=1)  # drawn for each target, by the losses that draw
+    negatives: int = Field(1, ge=1)  # drawn for each target, or by sampled_softmax for a whole step
     attention_learning_rate: float | None = Field(None, gt=0)  # of R, R1, R2; None: learning_rate
 
     @model_validator(mode="after")

@@ -75,7 +75,7 @@ def stage(
             are malformed.
     """
     try:
-        rows.drop("record").sink_parquet(staged)
+        rows.drop("record").sink_parquet(staged, compression="lz4")  # read once or twice
         written = pl.scan_parquet(staged, row_index_name="order")
         total, malformed = (
             written.select(
@@ -172,8 +172,22 @@ def _with_moments(text: pl.Expr) -> list[pl.Expr]:
 
 def _with_either(text: pl.Expr) -> list[pl.Expr]:
     """The columns time and day where times may be whole seconds or ISO dates."""
-    columns = zip(_with_seconds(text), _with_moments(text), strict=True)
-    return [pl.coalesce(seconds, moments) for seconds, moments in columns]
+    kind = pl.Struct({"time": pl.Int64, "day": pl.Int64})
+    both = text.map_batches(_either, return_dtype=kind, is_elementwise=True)
+    return [both.struct.field(name) for name in ("time", "day")]
+
+
+def _either(times: pl.Series) -> pl.Series:
+    """A batch of times as structs of time and day. Most files have whole numbers throughout: then
+    nothing else is tried, which is several times as fast.
+    """
+    texts = times.to_frame("text")
+    whole = pl.col("text").cast(pl.Int64, strict=False)
+    table = texts.select(whole.alias("time"), whole.floordiv(DAY_S).alias("day"))
+    if table["time"].null_count() > times.null_count():
+        columns = zip(_with_seconds(pl.col("text")), _with_moments(pl.col("text")), strict=True)
+        table = texts.select(pl.coalesce(seconds, moments) for seconds, moments in columns)
+    return table.to_struct(times.name)
 
 
 def _judged(rows: pl.LazyFrame, surplus: pl.Expr | None = None) -> pl.LazyFrame:

@@ -25,6 +25,7 @@ from fparec_pipeline.datasets.preprocess import (
     MIN_INTERACTIONS,
     SplitsError,
     between,
+    coded,
     k_core,
     leave_one_out,
     numbered,
@@ -178,7 +179,8 @@ def _sequences(
         sequences = own_ids(name, rows).collect()
     else:
         in_range = between(rows, source.from_date, source.to_date)
-        sequences = numbered(k_core(in_range, dataset.core)).collect()
+        kept = k_core(coded(in_range.select("user", "item", "time")), dataset.core)
+        sequences = numbered(kept).collect()
     _require_enough(name, dataset, sequences)
     return sequences, quarantined
 
@@ -214,7 +216,10 @@ def _write(
     tables["users"] = (
         sequences.lazy()
         .group_by("user", maintain_order=True)
-        .agg(pl.col("user_source").first().alias("source_id"), pl.len().alias("interactions"))
+        .agg(
+            pl.col("user_source").first().cast(pl.String).alias("source_id"),
+            pl.len().alias("interactions"),
+        )
     )
     pl.collect_all(
         [
@@ -238,7 +243,7 @@ def _items(sequences: pl.LazyFrame, train: pl.LazyFrame) -> pl.LazyFrame:
     trained = train.group_by("item").agg(pl.len().alias("train_count"))
     return (
         sequences.group_by("item")
-        .agg(pl.col("item_source").first().alias("source_id"))
+        .agg(pl.col("item_source").first().cast(pl.String).alias("source_id"))
         .join(trained, on="item", how="left")
         .with_columns(pl.col("train_count").fill_null(0))
         .sort("item")

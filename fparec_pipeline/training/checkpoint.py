@@ -30,6 +30,32 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
+    def note(
+        self,
+        loss: float,
+        metrics: dict[str, float],
+        weights: dict[str, Tensor],
+        *,
+        seconds: float,
+        targets_per_second: float,
+    ) -> None:
+        """What the epoch came to: a row of the history, and a copy of the weights if it is best."""
+        score = metrics["ndcg_at_10"]
+        if score > self.best_score:
+            self.best_epoch, self.best_score = self.epoch, score
+            self.best_weights = {n: t.clone() for n, t in weights.items()}
+        self.seconds += seconds
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "loss": loss,
+                "valid_hr_at_10": metrics["hr_at_10"],
+                "valid_ndcg_at_10": score,
+                "seconds": seconds,
+                "targets_per_second": targets_per_second,
+            }
+        )
+
 
 def save_checkpoint(
     folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Adam, attempt: str

@@ -84,6 +84,7 @@ class Attempt(BaseModel):
     versions: dict[str, str]
     hardware: str
     device: str
+    stacked: int = 1  # how many seeds were trained as one batch of models
     started: str  # ISO 8601, UTC
     published: bool = False  # imported from published results, not trained here
 
