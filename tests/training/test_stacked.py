@@ -20,7 +20,12 @@ from fparec_pipeline.training.record import (
     lock_trial,
     read_record,
 )
-from fparec_pipeline.training.stacked import run_stacked, stacked_cross_entropy, stacked_steps
+from fparec_pipeline.training.stacked import (
+    is_stackable,
+    run_stacked,
+    stacked_cross_entropy,
+    stacked_steps,
+)
 from fparec_pipeline.training.trial import TrainingDiverged, begin_attempt, new_attempt, run_trial
 
 SEEDS = (0, 1, 2)
@@ -80,7 +85,10 @@ def test_a_step_holds_every_seeds_own_batch(length):
             assert torch.equal(inputs, own.items[own.targets != 0])
 
 
-@pytest.mark.parametrize("model", sorted(PACKAGED.models))
+STACKABLE = sorted(m for m in PACKAGED.models if is_stackable(tiny_trial(m).hyperparameters))
+
+
+@pytest.mark.parametrize("model", STACKABLE)
 def test_without_dropout_a_stack_equals_trials_of_their_own(model, data, tmp_path):
     trials, splits = seeds_of(model, dropout=0, max_epochs=3), tiny_splits()
     records = run_stacked(trials, splits, data, device="cpu")
@@ -165,6 +173,8 @@ def test_a_locked_seed_is_refused(data):
         [tiny_trial("fparec", 0), tiny_trial("parec", 1)],
         [tiny_trial("fparec", 0), tiny_trial("fparec", 0)],
         [tiny_trial("fparec", 0, loss="sampled_softmax")],
+        [tiny_trial("sasrec_bce", 0)],
+        [tiny_trial("parec_fast", 0)],
     ],
 )
 def test_what_cannot_be_stacked_is_refused(trials, data):
