@@ -202,6 +202,22 @@ def figure(
 
 
 @app.command()
+def report() -> None:
+    """Write the report, one HTML file, and print its path.
+
+    It shows what is there: claims with their verdicts, tables, figures, learning curves, and how
+    each number was made. What has not been trained is a gap with its reason.
+    """
+    from fparec_pipeline.results.report import path_of, write_report
+    from fparec_pipeline.tracking import Tracker
+
+    data = DataRoot.default()
+    tracker = Tracker(None, data)
+    tracker.log_report(write_report(data, load_config(data), tracker.trial_urls()))
+    typer.echo(path_of(data))
+
+
+@app.command()
 def sync() -> None:
     """Bring MLflow and Dagster up to date with the trial folders.
 

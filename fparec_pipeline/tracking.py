@@ -157,15 +157,27 @@ class Tracker:
         Returns:
             The run's id; None when MLflow cannot be reached.
         """
-        return self._reach(lambda client: self._log_table(client, name, markdown, rows, tags or {}))
+        files = {f"{name}.md": markdown, f"{name}.json": json.dumps(rows, indent=2)}
+        return self._reach(lambda client: self._log_texts(client, name, files, tags or {}))
+
+    def log_report(self, html: str) -> str | None:
+        """The report as a run of its own; otherwise as `log_table`."""
+        files = {"report.html": html}
+        return self._reach(lambda client: self._log_texts(client, "report", files, {}))
+
+    def trial_urls(self) -> dict[str, str]:
+        """Attempt -> where a browser finds its run; empty when MLflow cannot be reached."""
+        runs = self._reach(lambda client: self._runs(client, TRIALS, {"origin": self._origin}))
+        return {run.data.tags["attempt"]: self._page(run) for run in runs or []}
 
     def run_url(self, run_id: str) -> str | None:
         """Where a browser finds the run, or None when MLflow cannot be reached."""
         run = self._reach(lambda client: client.get_run(run_id))
-        if run is None:
-            return None
+        return None if run is None else self._page(run)
+
+    def _page(self, run: "Run") -> str:
         server = re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else LOCAL_SERVER
-        return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
     @property
     def _remote(self) -> bool:
@@ -320,16 +332,10 @@ class Tracker:
         tags = run.data.tags
         return self.data.trial(tags["dataset"], tags["model"], int(tags["seed"]))
 
-    def _log_table(
-        self,
-        client: "MlflowClient",
-        name: str,
-        markdown: str,
-        rows: list[dict[str, Any]],
-        tags: Mapping[str, str],
+    def _log_texts(
+        self, client: "MlflowClient", name: str, files: Mapping[str, str], tags: Mapping[str, str]
     ) -> str:
-        text = json.dumps(rows, indent=2)
-        content = hashlib.sha256(f"{markdown}\n{text}".encode()).hexdigest()
+        content = hashlib.sha256("\n".join(files.values()).encode()).hexdigest()
         with self._alone():
             where = {"table": name, "superseded": "false", "origin": self._origin}
             current = self._runs(client, TABLES, where)
@@ -339,8 +345,8 @@ class Tracker:
             own = dict(tags) | where | {"content": content}
             new = client.create_run(self._experiments[TABLES], tags=own, run_name=name)
             run_id = new.info.run_id
-            client.log_text(run_id, markdown, f"{name}.md")
-            client.log_text(run_id, text, f"{name}.json")
+            for file, text in files.items():
+                client.log_text(run_id, text, file)
             client.set_terminated(run_id, "FINISHED")
             for run in current:
                 _retag(client, run, {"superseded": "true", "superseded_by": run_id})

@@ -78,7 +78,7 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
 
     tables = [_table_asset(config, name) for name in table_names(config)]
     figures = [_figure_asset(config, name) for name in FIGURES]
-    return [medians, leaderboard, *tables, *figures]
+    return [medians, leaderboard, *tables, *figures, _report_asset(config)]
 
 
 def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
@@ -128,6 +128,34 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
         )
 
     return figure
+
+
+def _report_asset(config: Config) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["medians", *table_names(config)],
+        group_name="results",
+        kinds={"html", "mlflow"},
+        owners=["team:research"],
+        code_version="1",
+        description="Everything in one HTML file: verdicts, tables, figures, provenance.",
+    )
+    def report(workspace: Workspace) -> dg.MaterializeResult:
+        from fparec_pipeline.results.report import path_of, write_report
+        from fparec_pipeline.tracking import Tracker
+
+        data = workspace.data
+        tracker = Tracker(None, data)
+        run_id = tracker.log_report(write_report(data, workspace.config, tracker.trial_urls()))
+        url = tracker.run_url(run_id) if run_id else None
+        return dg.MaterializeResult(
+            metadata={
+                "report": dg.MetadataValue.url(path_of(data).resolve().as_uri()),
+                "path": dg.MetadataValue.path(path_of(data)),
+                **({"mlflow_run": dg.MetadataValue.url(url)} if url else {}),
+            }
+        )
+
+    return report
 
 
 def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dg.MaterializeResult:

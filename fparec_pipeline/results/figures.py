@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -43,6 +43,31 @@ def learning_curve(history: pl.DataFrame, title: str) -> bytes:
         axes.grid(alpha=0.3)
     above.legend(loc="lower right")
     return png(figure)
+
+
+def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str) -> Figure:
+    """Validation NDCG@10 over epochs: a colour for each model, a line for each of its seeds.
+
+    Args:
+        histories: model -> one frame a seed, with columns epoch and valid_ndcg_at_10.
+        title: printed above.
+    """
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    colours = mpl.colormaps["tab20"].colors
+    for index, (model, seeds) in enumerate(histories.items()):
+        for number, history in enumerate(seeds):
+            axes.plot(
+                history["epoch"].to_numpy(),
+                history["valid_ndcg_at_10"].to_numpy(),
+                color=colours[(2 * index + index // 10) % 20],
+                label=model if number == 0 else None,
+                linewidth=1.2,
+            )
+    axes.set(title=title, xlabel="epoch", ylabel="validation NDCG@10")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    return figure
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def test_every_asset_says_what_it_is(defs, data):
     arms = set(config.models) - set(config.variants)
     studies = set(config.variants.values())
     others = {"raw", "splits", "references", "medians", "leaderboard"}
-    results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", *config.studies}
+    results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", "report", *config.studies}
     assert {key.to_user_string() for key in specs} == others | results | {
         f"trained/{name}" for name in arms | studies
     }

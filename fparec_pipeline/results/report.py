@@ -1,0 +1,310 @@
+"""The report: one HTML file without scripts or pictures from elsewhere, verdict first.
+
+Notable:
+* Whatever comes from data or configuration goes through jinja2's autoescape; pictures are SVGs in
+  data URIs, in which nothing can run.
+* It holds no time of its own making: equal trials give an equal report.
+"""
+
+import base64
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fparec_pipeline.config import Config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.claims import judge, read_claims
+from fparec_pipeline.results.figures import learning_curves, svg
+from fparec_pipeline.results.frame import trials_frame, under_arm_names
+from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
+from fparec_pipeline.results.significance import (
+    bootstrap_interval,
+    compare,
+    per_user,
+    read_ranks,
+)
+from fparec_pipeline.results.studies import render, rendered_study
+from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
+from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record, write_atomically
+
+logger = logging.getLogger(__name__)
+
+HERO = "fparec"  # whom the paper proposes; the rivals are tested against it
+
+
+def path_of(data: DataRoot) -> Path:
+    """Where the report lies."""
+    return data.results / "report.html"
+
+
+def write_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
+    """Write the report to `path_of(data)` and return its HTML.
+
+    Args:
+        data: whose trials it shows.
+        config: says what there should be.
+        links: attempt -> address of its run in MLflow; may lack any.
+    """
+    html = build_report(data, config, links)
+    with write_atomically(path_of(data)) as part:
+        part.write_text(html, encoding="utf-8")
+    return html
+
+
+def build_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
+    """The report's HTML; see `write_report`."""
+    trials = trials_frame(data, config)
+    sections = [_Section(config, data, trials, name) for name in config.studies]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html.j2").render(
+        claims=_claims(data, config, trials),
+        statistics=[_plain(name, config, data) for name in ("table_1", "table_2")],
+        sections=[section.content() for section in sections],
+        figures=_figures(data, config, trials),
+        curves=_curves(data, config, trials),
+        trials=_provenance(trials, data, links),
+        dash=DASH,
+    )
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A study's part of the report."""
+
+    config: Config
+    data: DataRoot
+    trials: pl.DataFrame
+    name: str
+
+    def content(self) -> dict[str, Any]:
+        study = self.config.studies[self.name]
+        own = under_arm_names(self.trials, study, self.config)
+        begun = own.filter(pl.col("trained"))["dataset"].unique().to_list()
+        command = f"fparec run --study {self.name}"
+        head = {
+            "name": self.name,
+            "title": study.title,
+            "seeds": ", ".join(map(str, study.seeds)),
+            "command": command,
+            "absent": [
+                {"title": self._title(d), "command": f"{command} --datasets {shlex.quote(d)}"}
+                for d in study.datasets
+                if d not in begun
+            ],
+        }
+        if not begun:
+            return head | {"blocks": []}
+        table = rendered_study(self.name, self.config, self.data)
+        return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
+
+    def _title(self, dataset: str) -> str:
+        return self.config.datasets[dataset].title or dataset
+
+    def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
+        ranks = {
+            line.model: found
+            for line in block.lines
+            if line.gap is None
+            and (found := _ranks(block.dataset, line, table.seeds, self.config, self.data))
+        }
+        lines = [self._line(block.dataset, line, ranks, trials) for line in block.lines]
+        gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
+        return {
+            "title": block.title,
+            "lines": lines,
+            "gaps": gaps,
+            "capped": any(line.capped for line in block.lines),
+            "notes": block.notes,
+            "tests": self._tests(block, ranks),
+        }
+
+    def _line(
+        self, dataset: str, line: Line, ranks: dict[str, Any], trials: pl.DataFrame
+    ) -> dict[str, Any]:
+        fresh = trials.filter(
+            pl.col("dataset") == dataset, pl.col("model") == line.model, ~pl.col("stale")
+        ).sort("seed")
+        cells = []
+        for metric, heading in COLUMNS.items():
+            cell = line.cells[metric]
+            part = metric.partition("/")[0]
+            interval = None
+            if cell.ours is not None and line.model in ranks:
+                interval = bootstrap_interval(per_user(ranks[line.model][part], metric))
+            values = fresh[metric].drop_nulls().to_list() if line.trained else []
+            cells.append(
+                {
+                    "heading": heading,
+                    "ours": cell.ours,
+                    "mark": cell.mark,
+                    "paper": cell.paper,
+                    "difference": cell.difference,
+                    "interval": interval,
+                    "seeds": values,
+                    "in_paper": part == "test",
+                }
+            )
+        return {
+            "title": line.title,
+            "trained": line.trained,
+            "capped": line.capped,
+            "cells": cells,
+        }
+
+    def _tests(self, block: Block, ranks: dict[str, Any]) -> list[dict[str, Any]]:
+        """FPARec against each rival that has its median too."""
+        rivals = [line for line in block.lines if line.model in ranks and line.model != HERO]
+        if HERO not in ranks:
+            return []
+        rows = []
+        for metric, heading in COLUMNS.items():
+            part = metric.partition("/")[0]
+            values = {
+                arm: per_user(found[part], metric)
+                for arm, found in ranks.items()
+                if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
+            }
+            found = compare(values, [(HERO, line.model) for line in rivals])
+            rows += [
+                {"metric": heading, "rival": line.title, "test": found[HERO, line.model]}
+                for line in rivals
+                if (HERO, line.model) in found
+            ]
+        return rows
+
+
+def _ranks(
+    dataset: str, line: Line, seeds: tuple[int, ...], config: Config, data: DataRoot
+) -> dict[str, np.ndarray] | None:
+    try:
+        return read_ranks(dataset, line.model, seeds if line.trained else (0,), config, data)
+    except TrialCorrupt as error:
+        logger.warning("No interval: %s", error)
+        return None
+
+
+def _claims(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
+    @cache
+    def values(study: str, dataset: str, metric: str) -> dict[str, np.ndarray]:
+        if dataset not in trials["dataset"]:
+            return {}
+        blocks = rendered_study(study, config, data).blocks
+        seeds = config.studies[study].seeds
+        part = metric.partition("/")[0]
+        return {
+            line.model: per_user(ranks[part], metric)
+            for block in blocks
+            if block.dataset == dataset
+            for line in block.lines
+            if line.trained and line.gap is None
+            if (ranks := _ranks(dataset, line, seeds, config, data))
+        }
+
+    claims = [claim for claim in read_claims() if claim.study in config.studies]
+    return [
+        {
+            "text": judged.claim.text,
+            "verdict": judged.verdict,
+            "held": judged.count("held"),
+            "reversed": judged.count("reversed"),
+            "missing": judged.missing,
+            "all": len(judged.found),
+            "details": [
+                {
+                    "dataset": config.datasets[dataset].title or dataset
+                    if dataset in config.datasets
+                    else dataset,
+                    "better": config.titles.get(better, better),
+                    "worse": config.titles.get(worse, worse),
+                    "test": comparison,
+                }
+                for (dataset, (better, worse)), comparison in judged.found.items()
+            ],
+        }
+        for judged in judge(claims, values)
+    ]
+
+
+def _plain(name: str, config: Config, data: DataRoot) -> dict[str, Any]:
+    """Table 1 or 2, flat."""
+    _, rows = render(name, config, data)
+    title = {
+        "table_1": "Table 1: parameters of one attention layer",
+        "table_2": "Table 2: the datasets after preprocessing",
+    }[name]
+    return {"name": name, "title": title, "header": list(rows[0]) if rows else [], "rows": rows}
+
+
+def _figures(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
+    there = trials.filter(pl.col("trained"))["dataset"].unique().sort().to_list()
+    found = []
+    for name, title in FIGURES.items():
+        datasets = [d for d in there if d in config.datasets] if name in ARMS else [None]
+        shown: list[dict[str, Any]] = []
+        gaps = [] if datasets else ["No trial has finished yet."]
+        for dataset in datasets:
+            try:
+                drawn = draw(name, dataset, config, data)
+            except (FigureMissing, ValueError) as error:
+                gaps.append(str(error))
+                continue
+            shown.append({"title": drawn.title, "image": _image(drawn.svg), "notes": drawn.notes})
+        found.append({"title": title, "shown": shown, "gaps": gaps})
+    return found
+
+
+def _curves(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
+    """One picture a dataset: every finished trial's validation NDCG@10."""
+    found = []
+    trained = trials.filter(pl.col("trained"), ~pl.col("stale")).sort("model", "seed")
+    for dataset in trained["dataset"].unique().sort():
+        histories: dict[str, list[pl.DataFrame]] = {}
+        for row in trained.filter(pl.col("dataset") == dataset).iter_rows(named=True):
+            path = data.trial(dataset, row["model"], row["seed"]) / HISTORY
+            if path.exists():
+                title = config.titles.get(row["model"], row["model"])
+                histories.setdefault(title, []).append(pl.read_parquet(path))
+        if histories:
+            title = config.datasets[dataset].title or dataset
+            found.append({"title": title, "image": _image(svg(learning_curves(histories, title)))})
+    return found
+
+
+def _provenance(
+    trials: pl.DataFrame, data: DataRoot, links: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    rows = []
+    for row in trials.sort("dataset", "model", "seed").iter_rows(named=True):
+        record = read_record(data.trial(row["dataset"], row["model"], row["seed"]), verify=False)
+        if record is None:
+            continue
+        names = (("datasets", row["dataset"]), ("models", row["model"]), ("seeds", row["seed"]))
+        options = "".join(f" --{option} {shlex.quote(str(value))}" for option, value in names)
+        link = links.get(row["attempt"], "")
+        rows.append(
+            row
+            | {
+                "commit": record.commit,
+                "hardware": record.hardware,
+                "link": link if link.startswith(("http://", "https://")) else "",
+                "command": f"fparec run{options} --retrain"
+                if record.trained
+                else f"fparec run --datasets {shlex.quote(row['dataset'])}",
+            }
+        )
+    return rows
+
+
+def _image(content: bytes) -> Markup:
+    return Markup("data:image/svg+xml;base64,") + base64.b64encode(content).decode()

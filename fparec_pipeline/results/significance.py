@@ -1,0 +1,164 @@
+"""Bootstrap intervals and paired tests, from each user's rank.
+
+Notable:
+* Both speak of users: had other users of the same kind been evaluated, how would the numbers
+  differ? The variance of training is *not* covered; the values of the seeds stand beside for that.
+* Holm's correction (Holm 1979) is over the comparisons of one dataset and metric.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from fparec_pipeline.config import Config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
+
+LEVEL = 0.95
+ALPHA = 0.05
+RESAMPLES = 2000
+_BATCH_NUMBERS = 4_000_000  # counts held at once: 32 MB
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another on one dataset, by one metric."""
+
+    difference: float  # mean over users and seeds, first minus second
+    p: float  # two-sided, before the correction
+    p_holm: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm < ALPHA
+
+
+def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """The metric of each user, from ranks counted from 1; any shape, float64.
+
+    Args:
+        ranks: of the targets.
+        metric: "hr_at_10", "ndcg_at_5", …, "mrr", with or without "test/" before it.
+
+    Raises:
+        ValueError: no such metric.
+    """
+    name, _, cutoff = metric.rpartition("/")[2].partition("_at_")
+    if name == "mrr":
+        return 1 / ranks
+    if name not in ("hr", "ndcg") or not cutoff.isdigit():
+        raise ValueError(f"There is no metric {metric!r}.")
+    gain = np.ones(ranks.shape) if name == "hr" else 1 / np.log2(1 + ranks)
+    return np.where(ranks <= int(cutoff), gain, 0.0)
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval (Efron 1979) of the median over seeds of the mean.
+
+    Users are drawn with replacement, the same ones for all seeds, and the median over seeds is
+    taken again each time. Users with equal values are interchangeable, so how often each distinct
+    column is drawn is one multinomial: the same distribution, far fewer numbers to draw.
+
+    Args:
+        values: (seeds, users), a metric of each user.
+        resamples: how many samples of users.
+        seed: of the draws; equal seeds give equal intervals.
+
+    Raises:
+        ValueError: no user.
+    """
+    users = values.shape[1]
+    if users == 0:
+        raise ValueError("An interval needs users.")
+    columns, counts = np.unique(values, axis=1, return_counts=True)
+    draw = np.random.default_rng(seed)
+    size = max(1, _BATCH_NUMBERS // len(counts))
+    medians = [
+        np.median(
+            draw.multinomial(users, counts / users, size=min(size, resamples - first)) @ columns.T,
+            axis=1,
+        )
+        / users
+        for first in range(0, resamples, size)
+    ]
+    low, high = np.quantile(np.concatenate(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def paired_p(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p of the paired t-test over users.
+
+    The claim is about means, and the t-test is of the mean difference; with hundreds of users or
+    more it agrees with the permutation test (Smucker, Allan and Carterette 2007). Wilcoxon's test
+    is not used: most differences are zero, which it drops, and it tests ranks of the rest.
+
+    Args:
+        first, second: (users,), a per-user metric averaged over seeds.
+
+    Returns:
+        1.0 where no user differs.
+    """
+    if np.array_equal(first, second):
+        return 1.0
+    return float(stats.ttest_rel(first, second).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given."""
+    count = len(p_values)
+    corrected = [0.0] * count
+    largest = 0.0
+    for position, index in enumerate(sorted(range(count), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (count - position) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def compare(values: dict[str, np.ndarray], pairs: Iterable[Pair]) -> dict[Pair, Comparison]:
+    """Every pair whose two arms are there; Holm's correction is over those.
+
+    Args:
+        values: arm -> (seeds, users), one metric, users in one order.
+        pairs: (first, second) arms.
+    """
+    means = {arm: array.mean(axis=0) for arm, array in values.items()}
+    there = [(a, b) for a, b in dict.fromkeys(pairs) if a in means and b in means]
+    p_values = [paired_p(means[a], means[b]) for a, b in there]
+    return {
+        (a, b): Comparison(float((means[a] - means[b]).mean()), p, corrected)
+        for (a, b), p, corrected in zip(there, p_values, holm(p_values), strict=True)
+    }
+
+
+def read_ranks(
+    dataset: str, arm: str, seeds: Sequence[int], config: Config, data: DataRoot
+) -> dict[str, np.ndarray]:
+    """Part -> (seeds, users) ranks of finished trials, users sorted.
+
+    Args:
+        arm: a configured arm, under whatever name it was trained, or an untrained reference.
+        seeds: each must have finished.
+
+    Raises:
+        TrialCorrupt: files are missing or damaged, or the seeds are of different users.
+    """
+    frames = []
+    for seed in seeds:
+        name = config.trial(dataset, arm, seed).model if arm in config.models else arm
+        folder = data.trial(dataset, name, seed)
+        if read_record(folder) is None:
+            raise TrialCorrupt(f"{folder} holds no finished trial.")
+        frames.append(pl.read_parquet(folder / RANKS).sort("user"))
+    if any(not frame["user"].equals(frames[0]["user"]) for frame in frames):
+        raise TrialCorrupt(f"{arm} on {dataset}: its seeds ranked different users.")
+    return {
+        part: np.stack([frame[part].to_numpy() for frame in frames])
+        for part in ("test", "test_unseen")
+    }
