@@ -103,7 +103,7 @@ def test_a_finished_trial_becomes_a_finished_run(tracker, client, data, config):
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == 5 * 60 * 1000
     assert run.data.params["mixer"] == "factorized_positional"
-    assert (run.data.params["n"], run.data.params["training_version"]) == ("50", "1")
+    assert (run.data.params["n"], run.data.params["training_version"]) == ("50", "2")
     assert (run.data.metrics[NDCG], run.data.metrics["test_unseen/mrr"]) == (0.0417, 0.5)
     assert (run.data.metrics["best_epoch"], run.data.metrics["seconds"]) == (4, 300)
 

@@ -72,14 +72,18 @@ def _training_asset(config: Config, model: str) -> dg.AssetsDefinition:
         keys = context.partition_key.keys_by_dimension
         dataset, seed, data = keys["dataset"], int(keys["seed"]), workspace.data
         reporter = _Reporter(workspace, listener, context.run.run_id)
-        record = run_trial(
-            workspace.config.trial(dataset, model, seed),
-            read_splits(data.splits(dataset)),
-            data,
-            device=workspace.device,
-            retrain=config.retrain,
-            observer=reporter,
-        )
+        try:
+            record = run_trial(
+                workspace.config.trial(dataset, model, seed),
+                read_splits(data.splits(dataset)),
+                data,
+                device=workspace.device,
+                retrain=config.retrain,
+                observer=reporter,
+            )
+        except BaseException:  # a run that was cancelled too: MLflow must not say RUNNING for ever
+            reporter.tracker.settle_interrupted()
+            raise
         return trial_result(data.trial(dataset, model, seed), record, reporter, title)
 
     return trained

@@ -60,8 +60,8 @@ from fparec_pipeline.training.record import (
     sha256,
     versions,
     write_atomically,
-    write_json,
     write_parquet,
+    write_sealed,
 )
 
 CHECKPOINT_SECONDS = 10.0
@@ -234,8 +234,7 @@ def _resumable(folder: Path, new: Attempt) -> Attempt | None:
 def _begin(folder: Path, attempt: Attempt) -> Attempt:
     for name in (RECORD, CHECKPOINT, HISTORY, RANKS, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / ATTEMPT, attempt)
-    return attempt
+    return write_sealed(folder / ATTEMPT, attempt)
 
 
 class _Training:
@@ -409,5 +408,4 @@ def _write_result(
         },
         files={name: sha256(folder / name) for name in written},
     )
-    write_json(folder / RECORD, record)
-    return record
+    return write_sealed(folder / RECORD, record)
