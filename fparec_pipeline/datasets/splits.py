@@ -20,7 +20,7 @@ import polars as pl
 from filelock import FileLock
 
 from fparec_pipeline.config import Dataset
-from fparec_pipeline.datasets.files import digest
+from fparec_pipeline.datasets.files import CHECKSUM, digest, naming, seal
 from fparec_pipeline.datasets.preprocess import (
     MIN_INTERACTIONS,
     SplitsError,
@@ -68,6 +68,7 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
     Raises:
         RawDataError: the raw file cannot be read or has too many malformed rows.
         SplitsError: too little is left for leave-one-out, or a published file's ids have gaps.
+        CannotWrite: the disk is full; the old splits stay.
     """
     target = data.splits(name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,8 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
         try:
             sequences, quarantined = _sequences(name, dataset, raw_path, data, work)
             folder = work / "splits"
-            _write(name, dataset.source_name, sequences, quarantined, folder)
+            with naming(target):
+                _write(name, dataset.source_name, sequences, quarantined, folder)
             if target.exists():
                 target.rename(work / "old")  # a rename cannot replace a folder with files in it
             folder.rename(target)
@@ -154,10 +156,13 @@ def _read_stats(folder: Path) -> dict[str, Any]:
     try:
         stats = json.loads(path.read_text(encoding="utf-8"))
         complete = {"dataset", "users", "items", "data_hash", "files"} <= stats.keys()
+        fits = not stats.get(CHECKSUM) or seal(stats) == stats[CHECKSUM]
     except (ValueError, AttributeError) as error:
         raise SplitsError(f"{path} is damaged: {error}.{_advice(folder.name)}") from error
     if not complete or set(stats["files"]) != {f"{table}.parquet" for table in TABLES}:
         raise SplitsError(f"{path} is incomplete.{_advice(folder.name)}")
+    if not fits:
+        raise SplitsError(f"{path} is damaged: its checksum does not fit.{_advice(folder.name)}")
     return stats
 
 
@@ -235,6 +240,7 @@ def _write(
         "data_hash": logical_hash(splits),
         "files": {f"{table}.parquet": digest(folder / f"{table}.parquet") for table in TABLES},
     }
+    stats[CHECKSUM] = seal(stats)
     (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fparec_pipeline.training.record import CHECKPOINT, TrialCorrupt, write_atomically
+from fparec_pipeline.training.record import (
+    CHECKPOINT,
+    NO_SEAL,
+    TrialCorrupt,
+    checkpoint_fits,
+    write_atomically,
+    write_checkpoint_seal,
+)
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -67,9 +74,10 @@ def save_checkpoint(
     for parameter, moments in optimizer.state.items():
         tensors |= {f"{key}.{names[parameter]}": moments[key] for key in MOMENTS}
     plain = {key: value for key, value in vars(state).items() if key != "best_weights"}
-    metadata = {"state": json.dumps(plain | {"attempt": attempt})}
+    metadata = {"state": json.dumps(plain | {"attempt": attempt}), "sha256": NO_SEAL}
     with write_atomically(folder / CHECKPOINT) as part:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
+        write_checkpoint_seal(part)
 
 
 def load_checkpoint(
@@ -78,12 +86,15 @@ def load_checkpoint(
     """Bring model and optimizer to the checkpoint's state; a fresh state where there is none.
 
     Raises:
-        TrialCorrupt: the checkpoint cannot be read or belongs to another model.
+        TrialCorrupt: the checkpoint's checksum does not fit, it cannot be read, or it belongs to
+            another model.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return TrainingState()
     try:
+        if not checkpoint_fits(path):
+            raise ValueError("its checksum does not fit")
         with safe_open(path, framework="pt") as file:
             plain = json.loads(file.metadata()["state"])
         if plain.pop("attempt") != attempt:

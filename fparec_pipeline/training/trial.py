@@ -68,8 +68,8 @@ from fparec_pipeline.training.record import (
     sha256,
     versions,
     write_atomically,
-    write_json,
     write_parquet,
+    write_sealed,
 )
 from fparec_pipeline.training.sampled import sampled_softmax
 
@@ -249,8 +249,7 @@ def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:
     """Empty the folder of what another attempt left there, and write this one's `attempt.json`."""
     for name in (RECORD, CHECKPOINT, HISTORY, RANKS, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / ATTEMPT, attempt)
-    return attempt
+    return write_sealed(folder / ATTEMPT, attempt)
 
 
 def _parameter_groups(model: Recommender, h: Hyperparameters) -> list[dict[str, Any]]:
@@ -459,5 +458,4 @@ def _write_result(
         },
         files={name: sha256(folder / name) for name in written},
     )
-    write_json(folder / RECORD, record)
-    return record
+    return write_sealed(folder / RECORD, record)
