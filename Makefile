@@ -1,11 +1,11 @@
-# make install | quickstart | test | test-faults | lint | dev | bench
+# make install | quickstart | test | test-faults | reliability | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-faults lint dev bench
+.PHONY: install quickstart test test-faults reliability lint dev bench
 
 install: $(STAMP)
 
@@ -24,6 +24,9 @@ test: install
 
 test-faults: install
 	$(BIN)/pytest -m fault
+
+reliability: install
+	$(BIN)/pytest -m fault --reliability
 
 lint: install
 	$(BIN)/ruff check .

@@ -98,7 +98,10 @@ def _fault(decorator: ast.expr) -> str | None:
 def rows() -> list[tuple[str, str, str]]:
     """Fault, what must hold, and its tests, as the page shows them."""
     tests = fault_tests()
-    return [(*FAULTS[key], "<br>".join(f"`{name}`" for name in tests[key])) for key in FAULTS]
+    return [
+        (*FAULTS[key], "<br>".join(f"`{name}`" for name in tests.get(key, [])) or "none yet")
+        for key in FAULTS
+    ]
 
 
 def page_rows() -> list[tuple[str, str, str]]:
@@ -129,9 +132,9 @@ class Collector:
         lines = [HEADER, "| --- | --- | --- | ---: | --- |"]
         for key, (fault, must, tests) in zip(FAULTS, rows(), strict=True):
             passed, of = sum(self.outcomes[key]), len(self.outcomes[key])
-            outcome = (
-                f"held ({of} of {of} tests)" if of and passed == of else f"**{passed} of {of}**"
-            )
+            outcome = f"held ({of} of {of} tests)" if passed == of else f"**{passed} of {of}**"
+            if not of:
+                outcome = "**not shown**"
             lines.append(f"| {fault} | {must} | {tests} | {self.injected[key]} | {outcome} |")
         start = PAGE.read_text().split(HEADER)[0]
         PAGE.write_text(start + "\n".join(lines) + "\n")
