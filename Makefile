@@ -1,11 +1,11 @@
-# make install | quickstart | test | test-browser | lint | dev | bench
+# make install | quickstart | test | test-faults | test-browser | reliability | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-browser lint dev bench
+.PHONY: install quickstart test test-faults test-browser reliability lint dev bench
 
 install: $(STAMP)
 
@@ -21,6 +21,12 @@ quickstart: install
 
 test: install
 	$(BIN)/pytest
+
+test-faults: install
+	$(BIN)/pytest -m fault
+
+reliability: install
+	$(BIN)/pytest -m fault --reliability
 
 # Debian's Chromium, where there is none.
 test-browser: install

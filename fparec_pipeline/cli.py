@@ -79,7 +79,7 @@ def run(
     known(device.partition(":")[0], DEVICES, "device")
     trials = _chosen(config, study, datasets, models, seeds)
     names = list(dict.fromkeys(trial.dataset for trial in trials))
-    Tracker(None, data).initialise()  # once, before anything runs side by side
+    Tracker(None, data).settle_interrupted()  # opens the store too, before anything runs beside it
     with instance(data) as on:
         settle_dead_runs(on)
         for dataset in names:
@@ -339,6 +339,7 @@ def main() -> None:
         ConfigError,
         DatasetError,
         FigureMissing,
+        OSError,
         PublishedError,
         TrialCorrupt,
         TrialLocked,
@@ -466,11 +467,11 @@ def _leaderboard(config: Config, data: DataRoot, dataset: str, metric: str) -> l
 
 
 def _print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str) -> None:
-    from fparec_pipeline.results.tables import leaderboard_markdown
+    from fparec_pipeline.results.tables import escaped, leaderboard_markdown
 
     rows = _leaderboard(config, data, dataset, metric)
     title = config.datasets[dataset].title or dataset
-    console.print(Markdown(f"# {title}\n\n{leaderboard_markdown(rows, config)}"))
+    console.print(Markdown(f"# {escaped(title)}\n\n{leaderboard_markdown(rows, config)}"))
     if licence := config.datasets[dataset].licence:
         console.print(f"Licence of the data: {licence}", highlight=False)
 

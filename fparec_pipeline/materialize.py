@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,32 +186,54 @@ def train(
     workers: int,
     on_progress: Callable[[Progress], None],
 ) -> Iterator[Outcome]:
-    """Materialise trials in `workers` processes; yields each as it ends."""
+    """Materialise trials in `workers` processes; yields each as it ends.
+
+    On CUDA the seeds of an arm go to one worker, which trains them as one stack.
+    """
     context = multiprocessing.get_context("spawn")
     news = context.Queue()
     with ProcessPoolExecutor(workers, context, _start_worker, (news, os.getpid())) as pool:
-        waiting = iter(trials)
-        pending: dict[Future[str | None], Trial] = {}
+        waiting = iter(together(trials, options.device))
+        pending: dict[Future[list[str | None]], list[Trial]] = {}
         try:
             while True:
                 # No more than can run: a trial that waits in the pool could not be taken back.
-                while len(pending) < workers and (trial := next(waiting, None)):
+                while len(pending) < workers and (group := next(waiting, None)):
                     try:
-                        pending[pool.submit(_train_one, trial, options)] = trial
+                        pending[pool.submit(_train_group, group, options)] = group
                     except BrokenProcessPool as error:  # a worker was killed: memory, most often
-                        yield Outcome(trial, str(error))
+                        yield from (Outcome(trial, str(error)) for trial in group)
                 if not pending:
                     return
                 done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for progress in _drain(news):
                     on_progress(progress)
                 for future in done:
-                    trial = pending.pop(future)
+                    group = pending.pop(future)
                     failure = future.exception()
-                    yield Outcome(trial, str(failure) if failure else future.result())
+                    errors = [str(failure)] * len(group) if failure else future.result()
+                    yield from map(Outcome, group, errors)
         except BaseException:
             _stop(multiprocessing.active_children())
             raise
+
+
+def together(trials: Sequence[Trial], device: str) -> list[list[Trial]]:
+    """The trials that one worker trains as one: on CUDA the seeds of an arm, else each alone."""
+    if device in ("cpu", "mps"):
+        return [[trial] for trial in trials]
+    import torch
+
+    if not torch.cuda.is_available():
+        return [[trial] for trial in trials]
+    from fparec_pipeline.training.stacked import is_stackable
+
+    groups: dict[object, list[Trial]] = {}
+    for trial in trials:
+        alone = None if is_stackable(trial.hyperparameters) else trial.seed
+        key = (trial.dataset, trial.model, alone)
+        groups.setdefault(key, []).append(trial)
+    return list(groups.values())
 
 
 def _stop(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
@@ -246,6 +268,39 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)  # nobody waits for this trial; its checkpoint resumes it
+
+
+class _News:
+    """Passes on the epochs of a stack's seeds."""
+
+    def on_epoch(self, progress: Progress) -> None:
+        _news.put(progress)
+
+    def on_checkpoint(self, folder: Path) -> None:
+        pass  # its asset, materialised once the folder is finished, tells MLflow
+
+
+def _train_group(trials: list[Trial], options: Options) -> list[str | None]:
+    """Materialise trials; several are trained as a stack first, and their assets find them done."""
+    if len(trials) > 1:
+        try:
+            _train_stack(trials, options)
+            options = replace(options, retrain=False)
+        except Exception as error:
+            logger.warning("Seed by seed, because the stack failed: %s", error)
+    return [_train_one(trial, options) for trial in trials]
+
+
+def _train_stack(trials: list[Trial], options: Options) -> None:
+    from fparec_pipeline.datasets.splits import read_splits
+    from fparec_pipeline.training.stacked import run_stacked
+
+    data = DataRoot(Path(options.data_root))
+    splits = read_splits(data.splits(trials[0].dataset))
+    observers = {trial.seed: _News() for trial in trials}
+    run_stacked(
+        trials, splits, data, device=options.device, retrain=options.retrain, observers=observers
+    )
 
 
 def _train_one(trial: Trial, options: Options) -> str | None:

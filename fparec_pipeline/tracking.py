@@ -142,6 +142,19 @@ class Tracker:
         views = (view for folder in folders if (view := _readable_view(folder)))
         return self._reach(lambda client: self._sync_views(client, views))
 
+    def settle_interrupted(self) -> bool:
+        """KILLED for each RUNNING run of this data root whose trial no process holds.
+
+        Returns:
+            False when MLflow cannot be reached.
+        """
+
+        def settle(client: "MlflowClient") -> bool:
+            self._settle_interrupted(client)
+            return True
+
+        return self._reach(settle) or False
+
     def log_table(
         self,
         name: str,

@@ -1,8 +1,31 @@
 """Makes the helpers beside this file importable, and keeps the caller's environment out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from reliability import Collector
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", action="store_true", help="write docs/reliability.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--reliability") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Collector())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if marker := item.get_closest_marker("fault"):
+        item.user_properties.append(("fault", marker.args[0]))
+
+
+@pytest.fixture
+def harm(record_property: Callable[[str, object], None]) -> Iterator[Callable[..., None]]:
+    """To be called for each injected fault; a marked test that does not use it injects one."""
+    done: list[int] = []
+    yield lambda times=1: done.append(times)
+    record_property("harms", sum(done))
 
 
 @pytest.fixture(autouse=True, scope="session")

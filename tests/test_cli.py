@@ -114,11 +114,13 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
     return History(data, interrupted, going, completed, trained, again, trained_again, failing)
 
 
+@pytest.mark.fault("parent")
 def test_a_killed_command_takes_its_workers_with_it(history):
     assert history.interrupted
     assert history.going
 
 
+@pytest.mark.fault("parent")
 def test_the_next_run_resumes_what_was_killed_and_completes(history):
     assert history.completed.returncode == 0, history.completed.stderr
     trials = {(model, seed) for model in ("fparec", "sasrec") for seed in (0, 1)}
@@ -128,6 +130,7 @@ def test_the_next_run_resumes_what_was_killed_and_completes(history):
     assert set(history.interrupted) <= attempts
 
 
+@pytest.mark.fault("parent")
 def test_the_next_run_settles_what_dagster_showed_as_going_on(history):
     assert dagster_runs(history.data, *in_progress()) == []
     failed = dagster_runs(history.data, dg.DagsterRunStatus.FAILURE)
@@ -147,6 +150,7 @@ def test_a_second_call_trains_nothing(history):
     assert history.trained_again == history.trained
 
 
+@pytest.mark.fault("same")
 def test_a_failed_trial_is_one_line_and_does_not_stop_the_others(history):
     assert history.failing.returncode == 1
     assert "seed=2 is being trained by another process" in history.failing.stdout

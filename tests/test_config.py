@@ -271,6 +271,7 @@ DATASET_ERRORS = {
 
 
 @pytest.mark.parametrize("case", DATASET_ERRORS)
+@pytest.mark.fault("configuration")
 def test_a_dataset_error_names_file_dataset_key_and_what_is_allowed(case, load, tmp_path):
     text, words = DATASET_ERRORS[case]
     with pytest.raises(ConfigError) as caught:
@@ -300,6 +301,7 @@ MODEL_ERRORS = {
 
 
 @pytest.mark.parametrize("case", MODEL_ERRORS)
+@pytest.mark.fault("configuration")
 def test_an_arms_error_names_file_arm_key_and_what_is_allowed(case, load):
     text, words = MODEL_ERRORS[case]
     with pytest.raises(ConfigError) as caught:
@@ -313,6 +315,7 @@ def test_only_what_has_learned_logits_has_a_learning_rate_for_them(load):
         load(models="[sasrec]\nattention_learning_rate = 0.1\n")
 
 
+@pytest.mark.fault("configuration")
 def test_only_fparec_has_a_rank_that_must_fit_its_window(load):
     assert load(models="[parec]\nn = 5\n").trial("beauty", "parec", 0).hyperparameters.n == 5
 
@@ -326,6 +329,7 @@ def test_only_fparec_has_a_rank_that_must_fit_its_window(load):
         ('model = ["fparec"]', ["'model'", "did you mean 'models'"]),
     ],
 )
+@pytest.mark.fault("configuration")
 def test_a_studys_error_names_file_study_and_the_nearest_match(line, words, load, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(studies=f"[table_3]\n{line}\n")
@@ -333,6 +337,7 @@ def test_a_studys_error_names_file_study_and_the_nearest_match(line, words, load
         assert word in str(caught.value)
 
 
+@pytest.mark.fault("configuration")
 def test_a_file_that_is_no_toml_is_named(load, tmp_path):
     with pytest.raises(ConfigError, match=r"datasets\.toml is not valid TOML: .*line 1"):
         load(datasets="[mine\n")
@@ -341,6 +346,7 @@ def test_a_file_that_is_no_toml_is_named(load, tmp_path):
         load_config(DataRoot(tmp_path))
 
 
+@pytest.mark.fault("configuration")
 def test_an_unknown_name_is_answered_with_those_there_are(load):
     with pytest.raises(ConfigError, match=r"no dataset 'beautty'. Did you mean beauty\?"):
         load().trial("beautty", "fparec", 0)

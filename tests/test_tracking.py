@@ -341,6 +341,7 @@ def test_the_environment_names_the_store(data, monkeypatch):
     assert Tracker("sqlite:///own.db", data).uri == "sqlite:///own.db"
 
 
+@pytest.mark.fault("mlflow")
 def test_out_of_reach_is_one_warning_without_the_password(data, config, caplog):
     with socket.socket() as taken:  # bound and not listening: every connection is refused
         taken.bind(("127.0.0.1", 0))
@@ -360,6 +361,7 @@ def test_out_of_reach_is_one_warning_without_the_password(data, config, caplog):
     assert "cret" not in caplog.text
 
 
+@pytest.mark.fault("mlflow")
 def test_a_later_sync_completes_what_was_missed(data, config, tmp_path):
     folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0), {NDCG: 0.04})
     blocked = tmp_path / "store"

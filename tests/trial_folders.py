@@ -14,12 +14,14 @@ from fparec_pipeline.training.record import (
     ATTEMPT,
     CHECKPOINT,
     HISTORY,
+    NO_SEAL,
     RANKS,
     RECORD,
     WEIGHTS,
     Attempt,
     TrialRecord,
     sha256,
+    write_checkpoint_seal,
     write_json,
     write_parquet,
 )
@@ -86,7 +88,8 @@ def write_unfinished(data: DataRoot, attempt: Attempt, epochs: int = 2) -> Path:
     if epochs:
         state = {"epoch": epochs, "history": make_history(epochs)}
         weights = {"model.weight": np.zeros(3, np.float32)}
-        save_file(weights, folder / CHECKPOINT, {"state": json.dumps(state)})
+        save_file(weights, folder / CHECKPOINT, {"state": json.dumps(state), "sha256": NO_SEAL})
+        write_checkpoint_seal(folder / CHECKPOINT)
     return folder
 
 

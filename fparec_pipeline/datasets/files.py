@@ -1,15 +1,57 @@
-"""Checksums and atomic writes, and the errors of the datasets layer."""
+"""Checksums, seals and atomic writes, and the errors of the datasets layer."""
 
+import errno
 import hashlib
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+CHECKSUM = "checksum"  # the key of a JSON file under which its seal stands
 
 
 class DatasetError(RuntimeError):
     """A dataset cannot be had, read or used; the message says which and what to do next."""
+
+
+class CannotWrite(OSError):
+    """A file cannot be written, for a full disk most often; the message names it."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while `path` is written into a `CannotWrite` that names it.
+
+    What reads as well as writes must not stand inside: its errors would be blamed on `path`.
+    """
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise CannotWrite(
+            f"{path} cannot be written: {error}. What was there before is as it was. Free some "
+            "space, or see who may write there, and run the same command again."
+        ) from error
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether the error, of Python or of Polars, says that nothing more can be written."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found.group(1)) if found else getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def seal(content: dict[str, Any]) -> str:
+    """The sha256 in hex of a JSON object's content, its own seal left out."""
+    plain = {key: value for key, value in content.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
@@ -24,9 +66,10 @@ def atomic(target: Path) -> Iterator[Path]:
 
     On an exception `target` stays as it was and the temporary file is removed.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    with naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
     temporary = Path(name)
     try:
         yield temporary

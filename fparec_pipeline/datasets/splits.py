@@ -20,11 +20,12 @@ import polars as pl
 from filelock import FileLock
 
 from fparec_pipeline.config import Dataset
-from fparec_pipeline.datasets.files import digest
+from fparec_pipeline.datasets.files import CHECKSUM, digest, naming, seal
 from fparec_pipeline.datasets.preprocess import (
     MIN_INTERACTIONS,
     SplitsError,
     between,
+    coded,
     k_core,
     leave_one_out,
     numbered,
@@ -67,6 +68,7 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
     Raises:
         RawDataError: the raw file cannot be read or has too many malformed rows.
         SplitsError: too little is left for leave-one-out, or a published file's ids have gaps.
+        CannotWrite: the disk is full; the old splits stay.
     """
     target = data.splits(name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,8 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
         try:
             sequences, quarantined = _sequences(name, dataset, raw_path, data, work)
             folder = work / "splits"
-            _write(name, dataset.source_name, sequences, quarantined, folder)
+            with naming(target):
+                _write(name, dataset.source_name, sequences, quarantined, folder)
             if target.exists():
                 target.rename(work / "old")  # a rename cannot replace a folder with files in it
             folder.rename(target)
@@ -153,10 +156,13 @@ def _read_stats(folder: Path) -> dict[str, Any]:
     try:
         stats = json.loads(path.read_text(encoding="utf-8"))
         complete = {"dataset", "users", "items", "data_hash", "files"} <= stats.keys()
+        fits = not stats.get(CHECKSUM) or seal(stats) == stats[CHECKSUM]
     except (ValueError, AttributeError) as error:
         raise SplitsError(f"{path} is damaged: {error}.{_advice(folder.name)}") from error
     if not complete or set(stats["files"]) != {f"{table}.parquet" for table in TABLES}:
         raise SplitsError(f"{path} is incomplete.{_advice(folder.name)}")
+    if not fits:
+        raise SplitsError(f"{path} is damaged: its checksum does not fit.{_advice(folder.name)}")
     return stats
 
 
@@ -178,7 +184,8 @@ def _sequences(
         sequences = own_ids(name, rows).collect()
     else:
         in_range = between(rows, source.from_date, source.to_date)
-        sequences = numbered(k_core(in_range, dataset.core)).collect()
+        kept = k_core(coded(in_range.select("user", "item", "time")), dataset.core)
+        sequences = numbered(kept).collect()
     _require_enough(name, dataset, sequences)
     return sequences, quarantined
 
@@ -214,7 +221,10 @@ def _write(
     tables["users"] = (
         sequences.lazy()
         .group_by("user", maintain_order=True)
-        .agg(pl.col("user_source").first().alias("source_id"), pl.len().alias("interactions"))
+        .agg(
+            pl.col("user_source").first().cast(pl.String).alias("source_id"),
+            pl.len().alias("interactions"),
+        )
     )
     pl.collect_all(
         [
@@ -230,6 +240,7 @@ def _write(
         "data_hash": logical_hash(splits),
         "files": {f"{table}.parquet": digest(folder / f"{table}.parquet") for table in TABLES},
     }
+    stats[CHECKSUM] = seal(stats)
     (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
 
 
@@ -238,7 +249,7 @@ def _items(sequences: pl.LazyFrame, train: pl.LazyFrame) -> pl.LazyFrame:
     trained = train.group_by("item").agg(pl.len().alias("train_count"))
     return (
         sequences.group_by("item")
-        .agg(pl.col("item_source").first().alias("source_id"))
+        .agg(pl.col("item_source").first().cast(pl.String).alias("source_id"))
         .join(trained, on="item", how="left")
         .with_columns(pl.col("train_count").fill_null(0))
         .sort("item")

@@ -157,14 +157,18 @@ def _training_asset(
         trial = workspace.config.trial(*trial_of(context.partition_key, arm))
         data = workspace.data
         reporter = _Reporter(workspace, listener, context.run.run_id)
-        record = run_trial(
-            trial,
-            read_splits(data.splits(trial.dataset)),
-            data,
-            device=workspace.device,
-            retrain=config.retrain,
-            observer=reporter,
-        )
+        try:
+            record = run_trial(
+                trial,
+                read_splits(data.splits(trial.dataset)),
+                data,
+                device=workspace.device,
+                retrain=config.retrain,
+                observer=reporter,
+            )
+        except BaseException:  # a run that was cancelled too: MLflow must not say RUNNING for ever
+            reporter.tracker.settle_interrupted()
+            raise
         folder = data.trial(trial.dataset, trial.model, trial.seed)
         return trial_result(folder, record, reporter, workspace.config.titles[trial.model])
 

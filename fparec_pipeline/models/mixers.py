@@ -245,9 +245,8 @@ def blocked_keys(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
     L = mask.shape[0]
     past = torch.ones(queries, L, dtype=torch.bool, device=mask.device).tril(L - queries)
     allowed = mask.T.unsqueeze(1) & past
-    return torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill_(
-        ~allowed, -(2.0**32) + 1
-    )
+    zero, low = (torch.full((), x, dtype=dtype, device=mask.device) for x in (0, -(2.0**32) + 1))
+    return torch.where(allowed, zero, low)
 
 
 MIXERS: dict[str, type[nn.Module]] = {

@@ -54,13 +54,13 @@ def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str)
     """
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
     axes = figure.subplots()
-    colours = mpl.colormaps["tab20"].colors
+    colours = mpl.colormaps["tab20"]
     for index, (model, seeds) in enumerate(histories.items()):
         for number, history in enumerate(seeds):
             axes.plot(
                 history["epoch"].to_numpy(),
                 history["valid_ndcg_at_10"].to_numpy(),
-                color=colours[(2 * index + index // 10) % 20],
+                color=colours((2 * index + index // 10) % 20),
                 label=model if number == 0 else None,
                 linewidth=1.2,
             )

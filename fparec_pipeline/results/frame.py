@@ -16,6 +16,8 @@ from fparec_pipeline.config import (
     known,
     reference_fingerprint,
 )
+from fparec_pipeline.datasets.files import CHECKSUM, seal
+from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import (
     RECORD,
@@ -102,9 +104,23 @@ def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.Da
 
 
 def data_hash(dataset: str, data: DataRoot) -> str | None:
-    """The logical data hash of today's splits, or None when there are none."""
+    """The logical data hash of today's splits, or None when there are none.
+
+    Raises:
+        SplitsError: their `stats.json` is damaged.
+    """
     path = data.splits(dataset) / "stats.json"
-    return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        if stats.get(CHECKSUM) and seal(stats) != stats[CHECKSUM]:
+            raise ValueError("its checksum does not fit")
+        return str(stats["data_hash"])
+    except (ValueError, KeyError, AttributeError) as error:
+        raise SplitsError(
+            f"{path} is damaged: {error}. Make the splits again: fparec run --datasets {dataset}"
+        ) from error
 
 
 def is_stale(attempt: Attempt, config: Config, data_hash: str | None) -> bool:

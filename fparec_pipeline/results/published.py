@@ -33,8 +33,8 @@ from fparec_pipeline.training.record import (
     read_record,
     sha256,
     trial_folders,
-    write_json,
     write_parquet,
+    write_sealed,
 )
 
 TRIALS = "trials.parquet"
@@ -144,7 +144,7 @@ def _name(row: dict[str, Any]) -> str:
 
 def _row(record: TrialRecord) -> dict[str, Any]:
     """A trial as one flat row."""
-    values = record.model_dump(exclude={"metrics", "files", "published"})
+    values = record.model_dump(exclude={"metrics", "files", "published", "checksum"})
     for column in JSON_COLUMNS:
         values[column] = json.dumps(values[column], sort_keys=True)
     command = f"fparec run --datasets {record.dataset}"
@@ -187,10 +187,10 @@ def _write_trial(
         if row["trained"] and history is not None:
             write_parquet(folder / HISTORY, history.cast(HISTORY_SCHEMA))  # type: ignore[arg-type]
             files.append(HISTORY)
-        write_json(folder / ATTEMPT, attempt)
+        write_sealed(folder / ATTEMPT, attempt)
         sums = {name: sha256(folder / name) for name in files}
         record = TrialRecord.model_validate(values | {"metrics": metrics, "files": sums})
-        write_json(folder / RECORD, record)
+        write_sealed(folder / RECORD, record)
 
 
 def _agree(first: dict[str, float], second: dict[str, float]) -> bool:

@@ -6,6 +6,8 @@ Notable:
 * What is missing stays a visible gap, with its reason beneath the table.
 """
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -177,13 +179,13 @@ def to_markdown(table: Table) -> str:
     """The table in markdown: best bold, second underlined, footnotes beneath."""
     seeds = ", ".join(str(seed) for seed in table.seeds)
     parts = [
-        f"## {table.title}",
+        f"## {escaped(table.title)}",
         f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
         "underlined: second, among the trained models. In brackets the paper's number and ours "
         "minus it.",
     ]
     for block in table.blocks:
-        parts += [f"### {block.title}", _block_markdown(block), *block.notes]
+        parts += [f"### {escaped(block.title)}", _block_markdown(block), *block.notes]
     return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
 
 
@@ -199,7 +201,8 @@ def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
         values = [_number(_rounded(row[metric])) for metric in COLUMNS]
         seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
         provisional = " (provisional)" if row["provisional"] else ""
-        title = config.titles.get(row["model"], row["model"]) + (DAGGER if row["capped"] else "")
+        name = escaped(config.titles.get(row["model"], row["model"]))
+        title = name + (DAGGER if row["capped"] else "")
         lines.append([title, *values, seeds + provisional])
     text = markdown_table(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
     return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
@@ -211,7 +214,7 @@ _CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become 
 def _block_markdown(block: Block) -> str:
     lines = [
         [
-            line.title + (DAGGER if line.capped else ""),
+            escaped(line.title) + (DAGGER if line.capped else ""),
             *(_cell_markdown(cell) for cell in line.cells.values()),
         ]
         for line in block.lines
@@ -231,7 +234,11 @@ def _cell_markdown(cell: Cell) -> str:
 def _footnotes(table: Table) -> list[str]:
     lines = [(block, line) for block in table.blocks for line in block.lines]
     notes = [_CAPPED] if any(line.capped for _, line in lines) else []
-    gaps = [f"* {block.title}, {line.title}: {line.gap}" for block, line in lines if line.gap]
+    gaps = [
+        f"* {escaped(block.title)}, {escaped(line.title)}: {escaped(line.gap)}"
+        for block, line in lines
+        if line.gap
+    ]
     if gaps:
         notes += [f"{DASH} Gaps:", "\n".join(gaps)]
     return notes
@@ -261,6 +268,11 @@ def _rounded(value: float | None) -> float | None:
 
 def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:.{DIGITS}f}"
+
+
+def escaped(text: str) -> str:
+    """Text from data or configuration as markdown that shows it, on one line, as it is."""
+    return html.escape(re.sub(r"([\\`*_|\[\]#~])", r"\\\1", " ".join(text.split())), quote=False)
 
 
 def markdown_table(header: list[str], lines: list[list[str]], text_columns: int) -> str:

@@ -14,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fparec_pipeline.training.record import CHECKPOINT, TrialCorrupt, write_atomically
+from fparec_pipeline.training.record import (
+    CHECKPOINT,
+    NO_SEAL,
+    TrialCorrupt,
+    checkpoint_fits,
+    write_atomically,
+    write_checkpoint_seal,
+)
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -30,6 +37,32 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
+    def note(
+        self,
+        loss: float,
+        metrics: dict[str, float],
+        weights: dict[str, Tensor],
+        *,
+        seconds: float,
+        targets_per_second: float,
+    ) -> None:
+        """What the epoch came to: a row of the history, and a copy of the weights if it is best."""
+        score = metrics["ndcg_at_10"]
+        if score > self.best_score:
+            self.best_epoch, self.best_score = self.epoch, score
+            self.best_weights = {n: t.clone() for n, t in weights.items()}
+        self.seconds += seconds
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "loss": loss,
+                "valid_hr_at_10": metrics["hr_at_10"],
+                "valid_ndcg_at_10": score,
+                "seconds": seconds,
+                "targets_per_second": targets_per_second,
+            }
+        )
+
 
 def save_checkpoint(
     folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Adam, attempt: str
@@ -41,9 +74,10 @@ def save_checkpoint(
     for parameter, moments in optimizer.state.items():
         tensors |= {f"{key}.{names[parameter]}": moments[key] for key in MOMENTS}
     plain = {key: value for key, value in vars(state).items() if key != "best_weights"}
-    metadata = {"state": json.dumps(plain | {"attempt": attempt})}
+    metadata = {"state": json.dumps(plain | {"attempt": attempt}), "sha256": NO_SEAL}
     with write_atomically(folder / CHECKPOINT) as part:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
+        write_checkpoint_seal(part)
 
 
 def load_checkpoint(
@@ -52,12 +86,15 @@ def load_checkpoint(
     """Bring model and optimizer to the checkpoint's state; a fresh state where there is none.
 
     Raises:
-        TrialCorrupt: the checkpoint cannot be read or belongs to another model.
+        TrialCorrupt: the checkpoint's checksum does not fit, it cannot be read, or it belongs to
+            another model.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return TrainingState()
     try:
+        if not checkpoint_fits(path):
+            raise ValueError("its checksum does not fit")
         with safe_open(path, framework="pt") as file:
             plain = json.loads(file.metadata()["state"])
         if plain.pop("attempt") != attempt:

@@ -3,6 +3,8 @@
 Notable:
 * `trial.json` is written last and atomically: its presence means that the trial is finished. It
   lists the sha256 of the files beside it.
+* `trial.json`, `attempt.json` and the checkpoint hold a checksum of themselves, so that a bit that
+  flipped is found before its number stands in a table. Records of before have none.
 * A free lock on an unfinished folder is how an interrupted trial is known: the lock is an flock,
   which the kernel frees when its process dies, however it dies.
 * Nothing here needs torch, so that whatever only reads trials starts fast.
@@ -22,13 +24,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from fparec_pipeline.datasets.files import CHECKSUM, CannotWrite, seal
 from fparec_pipeline.paths import DataRoot
 
 ATTEMPT = "attempt.json"
@@ -48,6 +51,9 @@ HISTORY_SCHEMA = {
     "seconds": pl.Float64,
     "targets_per_second": pl.Float64,
 }
+
+NO_SEAL = "0" * 64  # stands in a checkpoint's metadata until its checksum is known
+_SEAL_KEY = b'"sha256":"'
 
 # A look at a lock (`is_locked`) holds it for an instant; whoever wants it waits that long.
 _PATIENCE = 2.0  # seconds
@@ -84,8 +90,10 @@ class Attempt(BaseModel):
     versions: dict[str, str]
     hardware: str
     device: str
+    stacked: int = 1  # how many seeds were trained as one batch of models
     started: str  # ISO 8601, UTC
     published: bool = False  # imported from published results, not trained here
+    checksum: str = ""  # the seal of the JSON file, set by `write_sealed`
 
 
 class TrialRecord(Attempt):
@@ -99,6 +107,9 @@ class TrialRecord(Attempt):
     hit_cap: bool = False  # stopped by max_epochs, not by patience
     metrics: dict[str, float]  # "test/ndcg_at_10" and so on
     files: dict[str, str]  # name -> sha256
+
+
+SealedT = TypeVar("SealedT", bound=Attempt)
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,11 @@ def write_atomically(path: Path) -> Iterator[Path]:
         _sync(part)
         part.replace(path)
         _sync(path.parent)
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise CannotWrite(
+            f"{path} cannot be written: {error}. What was there before is as it was. Free some "
+            "space and run the same command again: it goes on from the last checkpoint."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -157,6 +173,42 @@ def write_json(path: Path, content: BaseModel | dict[str, Any]) -> None:
     values = content.model_dump(mode="json") if isinstance(content, BaseModel) else content
     with write_atomically(path) as part:
         part.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_sealed(path: Path, content: SealedT) -> SealedT:
+    """`content` with its checksum, written as JSON atomically; returns what was written."""
+    checksum = seal(content.model_dump(mode="json"))
+    sealed = content.model_copy(update={CHECKSUM: checksum})
+    write_json(path, sealed)
+    return sealed
+
+
+def _sealed_fits(text: str) -> bool:
+    """Whether the JSON's content is that of its checksum, where it has one."""
+    content = json.loads(text)
+    return not content.get(CHECKSUM) or seal(content) == content[CHECKSUM]
+
+
+def write_checkpoint_seal(path: Path) -> None:
+    """Puts the file's checksum in the place of NO_SEAL in a safetensors file's metadata."""
+    content = path.read_bytes()
+    place = content.index(_SEAL_KEY + NO_SEAL.encode()) + len(_SEAL_KEY)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(hashlib.sha256(content).hexdigest().encode())
+
+
+def checkpoint_fits(path: Path) -> bool:
+    """Whether the checkpoint's bytes are those of its checksum; False for a file without one.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+    """
+    content = path.read_bytes()
+    place = content.find(_SEAL_KEY) + len(_SEAL_KEY)
+    end = place + len(NO_SEAL)
+    unsealed = content[:place] + NO_SEAL.encode() + content[end:]
+    return hashlib.sha256(unsealed).hexdigest().encode() == content[place:end]
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -227,10 +279,14 @@ def read_record(folder: Path, *, verify: bool = True) -> TrialRecord | None:
         text = (folder / RECORD).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise _corrupt(folder, f"{folder / RECORD} is no trial's record: {error}") from error
     try:
         record = TrialRecord.model_validate_json(text)
     except ValidationError as error:
         raise _corrupt(folder, f"{folder / RECORD} is no trial's record: {error}") from error
+    if not _sealed_fits(text):
+        raise _corrupt(folder, f"{folder / RECORD} is damaged: its checksum does not fit.")
     for name, expected in record.files.items() if verify else ():
         path = folder / name
         if not path.exists():
@@ -274,15 +330,21 @@ def read_attempt(folder: Path) -> Attempt | None:
         TrialCorrupt: `attempt.json` cannot be read.
     """
     try:
-        return Attempt.model_validate_json((folder / ATTEMPT).read_text(encoding="utf-8"))
+        text = (folder / ATTEMPT).read_text(encoding="utf-8")
+        attempt = Attempt.model_validate_json(text)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         raise _corrupt(folder, f"{folder / ATTEMPT} is no attempt's record: {error}") from error
+    if not _sealed_fits(text):
+        raise _corrupt(folder, f"{folder / ATTEMPT} is damaged: its checksum does not fit.")
+    return attempt
 
 
 def _checkpoint_history(folder: Path) -> pl.DataFrame:
     try:
+        if not checkpoint_fits(folder / CHECKPOINT):
+            raise _corrupt(folder, f"{folder / CHECKPOINT} is damaged: its checksum does not fit.")
         with safe_open(folder / CHECKPOINT, framework="numpy") as checkpoint:
             rows = json.loads(checkpoint.metadata()["state"])["history"]
     except FileNotFoundError:  # no checkpoint yet, or the trial ended just now

@@ -37,7 +37,7 @@ from fparec_pipeline.models.untrained import SCORERS
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
 from fparec_pipeline.training.binary import UnseenItems, binary_cross_entropy
-from fparec_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from fparec_pipeline.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from fparec_pipeline.training.evaluation import (
     EvaluationSet,
     NonFiniteScores,
@@ -68,9 +68,10 @@ from fparec_pipeline.training.record import (
     sha256,
     versions,
     write_atomically,
-    write_json,
     write_parquet,
+    write_sealed,
 )
+from fparec_pipeline.training.sampled import sampled_softmax
 
 CHECKPOINT_SECONDS = 10.0
 PARTS: tuple[Part, Part] = ("valid", "test")
@@ -146,8 +147,8 @@ def run_trial(
         work = next_folder(folder) if done else folder
         if work != folder:
             locks.enter_context(lock_trial(work))
-        new = _new_attempt(trial, splits, device)
-        attempt = _resumable(work, new) or _begin(work, new)
+        new = new_attempt(trial, splits, device)
+        attempt = _resumable(work, new) or begin_attempt(work, new)
         record = _Training(trial, splits, work, attempt, observer or Silent()).run()
         if work != folder:
             adopt_finished(folder)
@@ -179,7 +180,7 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
             trained=False,
             **_provenance("cpu"),
         )
-        _begin(folder, attempt)
+        begin_attempt(folder, attempt)
         scorer = SCORERS[reference](splits)
         longest = int(np.diff(splits.train_offsets).max()) + 1  # the whole history is seen
         valid, test = (rank_targets(scorer, EvaluationSet(splits, part, longest)) for part in PARTS)
@@ -218,7 +219,8 @@ def _provenance(device: str) -> dict[str, Any]:
     }
 
 
-def _new_attempt(trial: Trial, splits: Splits, device: str) -> Attempt:
+def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> Attempt:
+    """An attempt that starts now; `stacked` is how many seeds are trained as one."""
     data_hash = splits.stats["data_hash"]
     return Attempt(
         dataset=trial.dataset,
@@ -229,6 +231,7 @@ def _new_attempt(trial: Trial, splits: Splits, device: str) -> Attempt:
         data_hash=data_hash,
         hyperparameters=trial.hyperparameters.model_dump(),
         trained=True,
+        stacked=stacked,
         **_provenance(choose_device(device)),
     )
 
@@ -236,15 +239,17 @@ def _new_attempt(trial: Trial, splits: Splits, device: str) -> Attempt:
 def _resumable(folder: Path, new: Attempt) -> Attempt | None:
     """The unfinished attempt of the same fingerprint and device, if there is one."""
     begun = read_attempt(folder)
-    same = begun and (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
+    same = begun and all(
+        getattr(begun, name) == getattr(new, name) for name in ("fingerprint", "device", "stacked")
+    )
     return begun if same else None
 
 
-def _begin(folder: Path, attempt: Attempt) -> Attempt:
+def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:
+    """Empty the folder of what another attempt left there, and write this one's `attempt.json`."""
     for name in (RECORD, CHECKPOINT, HISTORY, RANKS, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / ATTEMPT, attempt)
-    return attempt
+    return write_sealed(folder / ATTEMPT, attempt)
 
 
 def _parameter_groups(model: Recommender, h: Hyperparameters) -> list[dict[str, Any]]:
@@ -283,48 +288,28 @@ class _Training:
         self.saved = time.perf_counter()
 
     def run(self) -> TrialRecord:
-        h = self.trial.hyperparameters
         self.observer.on_checkpoint(self.folder)  # the start
-        while not self.ended:
+        while not ended(self.trial, self.state):
             self.state.epoch += 1
             self._epoch()
             self._tell()
             if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
                 self._checkpoint()
-        record = self._finish(hit_cap=self.state.epoch == h.max_epochs and not self.out_of_patience)
+        record = self._finish()
         self.observer.on_checkpoint(self.folder)
         return record
-
-    @property
-    def out_of_patience(self) -> bool:
-        h, state = self.trial.hyperparameters, self.state
-        waited = state.epoch - state.best_epoch
-        return state.epoch >= h.min_epochs and waited >= h.patience
-
-    @property
-    def ended(self) -> bool:
-        return self.out_of_patience or self.state.epoch >= self.trial.hyperparameters.max_epochs
 
     def _epoch(self) -> None:
         started = time.perf_counter()
         loss = self._train()
         trained = time.perf_counter()
         metrics = metrics_from_ranks(self._ranks(self.valid).kept)
-        state, score = self.state, metrics["ndcg_at_10"]
-        if score > state.best_score:
-            state.best_epoch, state.best_score = state.epoch, score
-            state.best_weights = {n: t.clone() for n, t in self.model.state_dict().items()}
-        seconds = time.perf_counter() - started
-        state.seconds += seconds
-        state.history.append(
-            {
-                "epoch": state.epoch,
-                "loss": loss,
-                "valid_hr_at_10": metrics["hr_at_10"],
-                "valid_ndcg_at_10": score,
-                "seconds": seconds,
-                "targets_per_second": self.batches.targets_per_epoch / (trained - started),
-            }
+        self.state.note(
+            loss,
+            metrics,
+            self.model.state_dict(),
+            seconds=time.perf_counter() - started,
+            targets_per_second=self.batches.targets_per_epoch / (trained - started),
         )
 
     def _train(self) -> float:
@@ -341,7 +326,7 @@ class _Training:
             total += loss.detach()
         mean = float(total) / self.batches.steps_per_epoch
         if not np.isfinite(mean):
-            raise self._diverged(f"the loss is {mean}")
+            raise diverged(self.trial, self.state.epoch, f"the loss is {mean}")
         return mean
 
     def _loss(self, rows: Tensor) -> Tensor:
@@ -353,66 +338,97 @@ class _Training:
         h = self.trial.hyperparameters
         if h.loss == "cross_entropy":
             return cross_entropy(hidden, weight, wanted, scale)
-        if self.unseen is None:
-            raise NotImplementedError(f"{self.trial.model}: loss {h.loss!r} cannot be trained yet")
+        if h.loss == "sampled_softmax":
+            return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
+        assert self.unseen  # noqa: S101
         users = self.batches.users[rows.to(targets.device)].expand_as(targets)[valid]
         drawn = self.unseen.draw(users, h.negatives)
         return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
 
     def _ranks(self, users: EvaluationSet) -> Ranks:
-        self.model.eval()
-        try:
-            return rank_targets(network_scorer(self.model), users)
-        except NonFiniteScores as error:
-            raise self._diverged(str(error)) from error
-
-    def _diverged(self, reason: str) -> TrainingDiverged:
-        trial = self.trial
-        return TrainingDiverged(
-            f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {self.state.epoch}: {reason}. "
-            f"A smaller learning_rate than {trial.hyperparameters.learning_rate} may help."
-        )
+        return ranks_of(self.model, users, self.trial, self.state.epoch)
 
     def _tell(self) -> None:
-        trial, state = self.trial, self.state
-        self.observer.on_epoch(
-            Progress(
-                dataset=trial.dataset,
-                model=trial.model,
-                seed=trial.seed,
-                epoch=state.epoch,
-                max_epochs=trial.hyperparameters.max_epochs,
-                best_epoch=state.best_epoch,
-                valid_ndcg_at_10=state.history[-1]["valid_ndcg_at_10"],
-                targets_per_second=state.history[-1]["targets_per_second"],
-            )
-        )
+        self.observer.on_epoch(progress_of(self.trial, self.state))
 
     def _checkpoint(self) -> None:
         save_checkpoint(self.folder, self.state, self.model, self.optimizer, self.attempt.attempt)
         self.saved = time.perf_counter()
         self.observer.on_checkpoint(self.folder)
 
-    def _finish(self, *, hit_cap: bool) -> TrialRecord:
-        state = self.state
-        self.model.load_state_dict(state.best_weights)
+    def _finish(self) -> TrialRecord:
+        self.model.load_state_dict(self.state.best_weights)
         valid, test = self._ranks(self.valid), self._ranks(self.test)
-        write_parquet(self.folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
-        with write_atomically(self.folder / WEIGHTS) as part:
-            save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, part)
-        record = _write_result(
-            self.folder,
-            self.attempt,
-            valid,
-            test,
-            seconds=state.seconds,
-            targets_per_second=statistics.median(r["targets_per_second"] for r in state.history),
-            epochs=state.epoch,
-            best_epoch=state.best_epoch,
-            hit_cap=hit_cap,
-        )
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        return record
+        return write_trained(self.trial, self.folder, self.attempt, self.state, valid, test)
+
+
+def out_of_patience(trial: Trial, state: TrainingState) -> bool:
+    """Whether validation has not become better for `patience` epochs, past `min_epochs`."""
+    h = trial.hyperparameters
+    waited = state.epoch - state.best_epoch
+    return state.epoch >= h.min_epochs and waited >= h.patience
+
+
+def ended(trial: Trial, state: TrainingState) -> bool:
+    """Whether the trial has no further epoch."""
+    return out_of_patience(trial, state) or state.epoch >= trial.hyperparameters.max_epochs
+
+
+def ranks_of(model: Recommender, users: EvaluationSet, trial: Trial, epoch: int) -> Ranks:
+    """Every user's rank by the model.
+
+    Raises:
+        TrainingDiverged: a score is not finite.
+    """
+    model.eval()
+    try:
+        return rank_targets(network_scorer(model), users)
+    except NonFiniteScores as error:
+        raise diverged(trial, epoch, str(error)) from error
+
+
+def diverged(trial: Trial, epoch: int, reason: str) -> TrainingDiverged:
+    """The error that names the trial and the epoch."""
+    return TrainingDiverged(
+        f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {epoch}: {reason}. "
+        f"A smaller learning_rate than {trial.hyperparameters.learning_rate} may help."
+    )
+
+
+def progress_of(trial: Trial, state: TrainingState) -> Progress:
+    """The news of the last epoch."""
+    return Progress(
+        dataset=trial.dataset,
+        model=trial.model,
+        seed=trial.seed,
+        epoch=state.epoch,
+        max_epochs=trial.hyperparameters.max_epochs,
+        best_epoch=state.best_epoch,
+        valid_ndcg_at_10=state.history[-1]["valid_ndcg_at_10"],
+        targets_per_second=state.history[-1]["targets_per_second"],
+    )
+
+
+def write_trained(
+    trial: Trial, folder: Path, attempt: Attempt, state: TrainingState, valid: Ranks, test: Ranks
+) -> TrialRecord:
+    """The finished folder of a trained trial: history, best weights, ranks, and the record last."""
+    write_parquet(folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
+    with write_atomically(folder / WEIGHTS) as part:
+        save_file({n: t.contiguous() for n, t in state.best_weights.items()}, part)
+    record = _write_result(
+        folder,
+        attempt,
+        valid,
+        test,
+        seconds=state.seconds,
+        targets_per_second=statistics.median(r["targets_per_second"] for r in state.history),
+        epochs=state.epoch,
+        best_epoch=state.best_epoch,
+        hit_cap=not out_of_patience(trial, state),
+    )
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return record
 
 
 def _write_result(
@@ -442,5 +458,4 @@ def _write_result(
         },
         files={name: sha256(folder / name) for name in written},
     )
-    write_json(folder / RECORD, record)
-    return record
+    return write_sealed(folder / RECORD, record)

@@ -71,6 +71,7 @@ def test_the_data_hash_is_of_the_content_not_of_the_files(data):
     stats_path = data.splits("shop") / "stats.json"
     stats = json.loads(stats_path.read_text())
     stats["files"]["train.parquet"] = module.digest(train)
+    stats["checksum"] = module.seal(stats)
     stats_path.write_text(json.dumps(stats))
     assert read_splits(data.splits("shop")).stats["data_hash"] == before.stats["data_hash"]
 
@@ -130,7 +131,8 @@ def test_a_damaged_file_is_named_with_the_command(data, file):
 def test_a_data_hash_that_does_not_fit_is_found(data):
     made(data)
     path = data.splits("shop") / "stats.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": "0" * 64}))
+    stats = json.loads(path.read_text()) | {"data_hash": "0" * 64}
+    path.write_text(json.dumps(stats | {"checksum": module.seal(stats)}))
     with pytest.raises(SplitsError, match=r"stats\.json does not fit"):
         read_splits(data.splits("shop"))
 

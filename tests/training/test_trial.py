@@ -179,6 +179,7 @@ def test_training_computes_what_it_computed_before(model, data):
     )
 
 
+@pytest.mark.fault("diverged")
 def test_a_diverging_trial_names_epoch_and_arm_and_is_not_finished(data):
     trial = tiny_trial("fparec", seed=1, learning_rate=1e30)
     with pytest.raises(TrainingDiverged, match=r"tiny/fparec/seed=1, epoch 1: .*learning_rate"):
@@ -238,6 +239,7 @@ def train_and_kill(data, epoch):
         process.kill()
 
 
+@pytest.mark.fault("killed")
 def test_a_killed_trial_resumes_to_the_bits_of_one_that_was_not(data, tmp_path):
     trial, splits = tiny_trial(**RESUMED), tiny_splits()
     undisturbed = train(trial, splits, tmp_path / "undisturbed")
