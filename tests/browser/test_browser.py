@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sync_api = pytest.importorskip("playwright.sync_api")
+from playwright import sync_api
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 COMMAND = str(Path(sys.executable).with_name("python"))
 MAIN = "from fparec_pipeline.cli import main; main()"
 PATIENCE_S = 240.0  # two busy cores
+sync_api.expect.set_options(timeout=PATIENCE_S * 1000)
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
