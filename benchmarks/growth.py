@@ -165,12 +165,12 @@ def _with_pandas(path: str, folder: str, dtype: dict[str, str]) -> Point:
 
 
 def measure_epoch(users: int, items: int, length: int, n: int, loss: str, folder: str) -> Point:
-    """Seconds of the quicker of two training epochs of FPARec (one thread, d 50, n as given)."""
+    """Seconds of the quicker of two training epochs of FPARec (one thread, d 50, k 8)."""
     from fparec_pipeline.training.record import read_record, view_trial
     from fparec_pipeline.training.trial import run_trial
 
     splits = generated_splits(users, items, length)
-    changes = {"n": n, "min_epochs": 1, "max_epochs": 2, "loss": loss, "negatives": 256}
+    changes = {"n": n, "k": 8, "min_epochs": 1, "max_epochs": 2, "loss": loss, "negatives": 256}
     base = load_config().trial("beauty", "fparec", 0).hyperparameters.model_dump()
     trial = Trial(
         dataset="generated",
