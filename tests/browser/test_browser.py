@@ -169,6 +169,26 @@ def test_dagster_shows_the_graph_with_its_groups(servers, page):
     screenshot(page, "dagster-graph")
 
 
+def test_a_partition_is_materialised_by_clicking(servers, page):
+    page.goto(f"{servers[0]}/assets/trained/fparec?view=partitions")
+    for dimension in ("dataset", "seed"):
+        sync_api.expect(page.get_by_placeholder(f"Filter by {dimension}…")).to_be_visible()
+    page.get_by_text("ml-latest-small", exact=True).first.click()
+    page.get_by_text("0", exact=True).first.click()
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="Launch 1 run").click()
+    sync_api.expect(page.get_by_text("Materialized (1)")).to_be_visible()
+    page.reload()  # the partition's panel does not follow by itself
+    page.get_by_text("ml-latest-small", exact=True).first.click()
+    page.get_by_text("0", exact=True).first.click()
+    sync_api.expect(page.get_by_text("test/ndcg_at_10").first).to_be_visible()
+    picture = page.locator("img[src^='data:image/png']").first
+    if not picture.is_visible():  # some versions fold markdown away
+        page.get_by_text("Show Markdown").first.click()
+    sync_api.expect(picture).to_be_visible()
+    screenshot(page, "dagster-partition")
+
+
 def test_mlflow_finds_the_run_with_its_tags(servers, page):
     from mlflow import MlflowClient
 
@@ -180,3 +200,13 @@ def test_mlflow_finds_the_run_with_its_tags(servers, page):
     sync_api.expect(page.get_by_text("ml-latest-small").first).to_be_visible()
     sync_api.expect(page.get_by_text("test/ndcg_at_10").first).to_be_visible()
     screenshot(page, "mlflow-run")
+
+
+def test_mlflow_sorts_the_runs_by_a_metric(servers, page):
+    from mlflow import MlflowClient
+
+    experiment = MlflowClient(tracking_uri=servers[1]).get_experiment_by_name("fparec")
+    order = "orderByKey=metrics.%60test%2Fndcg_at_10%60&orderByAsc=false"
+    page.goto(f"{servers[1]}/#/experiments/{experiment.experiment_id}/runs?{order}")
+    sync_api.expect(page.get_by_text("ml-latest-small/sasrec/seed=0").first).to_be_visible()
+    screenshot(page, "mlflow-runs")
