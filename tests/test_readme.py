@@ -1,0 +1,29 @@
+"""The figures of the README are those of the published trials."""
+
+import polars as pl
+
+from fparec_pipeline.config import load_config
+from fparec_pipeline.paths import CHECKOUT, PUBLISHED, DataRoot
+from fparec_pipeline.results.frame import trials_frame
+from fparec_pipeline.results.published import import_results, read_published
+from fparec_pipeline.results.studies import render
+
+
+def test_the_readmes_table_is_that_of_the_published_trials(tmp_path):
+    data = DataRoot(tmp_path)
+    import_results(PUBLISHED, data)
+    table, _ = render("table_3", load_config(data), data)
+    assert table in (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_published_trial_is_stale(tmp_path):
+    data = DataRoot(tmp_path)
+    import_results(PUBLISHED, data)
+    assert not trials_frame(data, load_config(data))["stale"].any()
+
+
+def test_published_trials_are_of_one_commit_a_dataset_that_was_not_changed():
+    commits = read_published(PUBLISHED).group_by("dataset").agg(pl.col("commit").unique())
+    for dataset, commit in commits.iter_rows():
+        assert len(commit) == 1, dataset
+        assert len(commit[0]) == 40, dataset  # no "-dirty"
