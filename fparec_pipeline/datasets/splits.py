@@ -175,7 +175,7 @@ def _sequences(
     """
     source = dataset.active_source
     rows, quarantined = stage(
-        name,
+        f"{name}: {raw_path}",
         read_interactions(raw_path, source),
         staged=work / "staged.parquet",
         quarantine=data.raw(name) / "quarantine.parquet",
