@@ -342,8 +342,8 @@ def masked(text: str) -> str:
 
     A password is what stands before the @ of an address, or a parameter of it that is called so.
     """
-    text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
-    return re.sub(r"(?i)([?&]\w*(?:password|secret|token)\w*=)[^&\s]*", r"\1***", text)
+    text = re.sub(r"(://[^:/@\s]*:)(?!\d+/)\S*@", r"\1***@", text)  # digits and / are a port
+    return re.sub(r"(?i)([?&][\w-]*(?:password|secret|token)[\w-]*=)[^&\s]*", r"\1***", text)
 
 
 def load_config(data: DataRoot | None = None) -> Config:

@@ -82,8 +82,9 @@ def file_name(source: Source) -> str:
     """
     name = source.file or unquote(Path(urlsplit(source.address or "").path).name)
     if not name or name != Path(name).name or name in (".", ".."):
+        address = masked(str(source.address))
         raise RawDataError(
-            f"The address {masked(str(source.address))!r} has no plain file name; set `file` in datasets.toml."
+            f"The address {address!r} has no plain file name; set `file` in datasets.toml."
         )
     return name
 

@@ -36,9 +36,9 @@ def answers(port: int, path: str, expected: str) -> bool:
         return False
 
 
-def is_open(port: int) -> bool:
+def is_open(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        return client.connect_ex((host, port)) == 0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -67,6 +67,8 @@ def test_both_pages_answer_until_one_interrupt_ends_both(tmp_path):
                 wait_until(lambda p=page: server.poll() is not None or answers(*p), str(page))
             assert server.poll() is None, (tmp_path / "output").read_text()
             assert answers(mlflow, "/", "MLflow")
+            # Who listens on every interface of the machine answers there too.
+            assert not is_open(dagster, "127.0.0.2") and not is_open(mlflow, "127.0.0.2")
         finally:
             server.send_signal(signal.SIGINT)
             status = server.wait(PATIENCE_S)
