@@ -286,7 +286,8 @@ def _provenance(
 ) -> list[dict[str, Any]]:
     rows = []
     for row in trials.sort("dataset", "model", "seed").iter_rows(named=True):
-        record = read_record(data.trial(row["dataset"], row["model"], row["seed"]), verify=False)
+        folder = data.trial(row["dataset"], row["model"], row["seed"])
+        record = read_record(folder, verify=False)
         if record is None:
             continue
         names = (("datasets", row["dataset"]), ("models", row["model"]), ("seeds", row["seed"]))
@@ -296,6 +297,8 @@ def _provenance(
             row
             | {
                 "commit": record.commit,
+                "folder": folder.relative_to(data.root),
+                "configuration": ", ".join(f"{k} = {v}" for k, v in record.hyperparameters.items()),
                 "hardware": record.hardware,
                 "link": link if link.startswith(("http://", "https://")) else "",
                 "command": f"fparec run{options} --retrain"
