@@ -22,7 +22,7 @@ from pathlib import Path
 import polars as pl
 
 from fparec_pipeline.config import Source
-from fparec_pipeline.datasets.files import CannotWrite, atomic, disk_is_full, naming
+from fparec_pipeline.datasets.files import CannotWrite, atomic, disk_is_full
 from fparec_pipeline.datasets.sources import EMBEDDED_COLUMNS, RawDataError
 
 SCHEMA = {
@@ -82,15 +82,16 @@ def stage(
     """
     try:
         rows.drop("record").sink_parquet(staged, compression="lz4")  # read once or twice
-        # Polars may be silent about a full disk: what it wrote then cannot be read.
-        with naming(staged.parent):
-            written = pl.scan_parquet(staged, row_index_name="order")
-            bad = pl.col("row").filter(pl.col("problem").is_not_null())
-            counts = written.select(pl.col("row").n_unique(), bad.n_unique().alias("malformed"))
-            total, malformed = counts.collect().row(0)
+        written = pl.scan_parquet(staged, row_index_name="order")
+        total, malformed = (
+            written.select(
+                pl.col("row").n_unique(),
+                pl.col("row").filter(pl.col("problem").is_not_null()).n_unique().alias("malformed"),
+            )
+            .collect()
+            .row(0)
+        )
         _write_quarantine(rows, malformed, quarantine)
-    except CannotWrite:
-        raise
     except (pl.exceptions.PolarsError, OSError) as error:
         if disk_is_full(error):
             raise CannotWrite(

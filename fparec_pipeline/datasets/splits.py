@@ -232,8 +232,6 @@ def _write(
             for table, rows in tables.items()
         ]
     )
-    for table in tables:  # Polars may be silent about a full disk; a file cut short has no schema
-        pl.read_parquet_schema(folder / f"{table}.parquet")
     arrays = _arrays({part: pl.scan_parquet(folder / f"{part}.parquet") for part in PARTS})
     stats = {"dataset": name, "source": source_name} | _statistics(sequences, parts["train"])
     splits = Splits(name=name, n_users=stats["users"], n_items=stats["items"], **arrays, stats={})
