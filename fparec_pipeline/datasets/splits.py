@@ -175,12 +175,13 @@ def _sequences(
     source = dataset.active_source
     columns = ("time", "day") if source.from_date or source.to_date else ("time",)
     rows = read_interactions(raw_path, source)
+    origin = f"{name}: {raw_path}"
     quarantine = data.raw(name) / "quarantine.parquet"
     if source.reader in PUBLISHED:
-        table, quarantined = collect(name, rows, quarantine, columns=())
+        table, quarantined = collect(origin, rows, quarantine, columns=())
         sequences = own_ids(name, table)
     else:
-        table, quarantined = collect(name, rows, quarantine, columns)
+        table, quarantined = collect(origin, rows, quarantine, columns)
         in_range = between(table, source.from_date, source.to_date)
         sequences = numbered(k_core(in_range, dataset.core))
     _require_enough(name, dataset, sequences)
