@@ -38,8 +38,6 @@ from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record, 
 
 logger = logging.getLogger(__name__)
 
-HERO = "fparec"  # whom the paper proposes; the rivals are tested against it
-
 
 def path_of(data: DataRoot) -> Path:
     """Where the report lies."""
@@ -118,6 +116,7 @@ class _Section:
             if line.gap is None
             and (found := _ranks(block.dataset, line, table.seeds, self.config, self.data))
         }
+        hero = self._hero(block)
         lines = [self._line(block.dataset, line, ranks, trials) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
         return {
@@ -127,6 +126,7 @@ class _Section:
             "capped": any(line.capped for line in block.lines),
             "notes": block.notes,
             "tests": self._tests(block, ranks),
+            "hero": next((line.title for line in block.lines if line.model == hero), None),
         }
 
     def _line(
@@ -162,11 +162,15 @@ class _Section:
             "cells": cells,
         }
 
+    def _hero(self, block: Block) -> str | None:
+        return self.config.hero_of(self.config.studies[self.name], block.dataset)
+
     def _tests(self, block: Block, ranks: dict[str, Any]) -> list[dict[str, Any]]:
-        """FPARec against each rival that has its median too."""
-        rivals = [line for line in block.lines if line.model in ranks and line.model != HERO]
-        if HERO not in ranks:
+        """The study's hero against each rival that has its median too."""
+        hero = self._hero(block)
+        if hero is None or hero not in ranks:
             return []
+        rivals = [line for line in block.lines if line.model in ranks and line.model != hero]
         rows = []
         for metric, heading in COLUMNS.items():
             part = metric.partition("/")[0]
@@ -175,11 +179,11 @@ class _Section:
                 for arm, found in ranks.items()
                 if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
             }
-            found = compare(values, [(HERO, line.model) for line in rivals])
+            found = compare(values, [(hero, line.model) for line in rivals])
             rows += [
-                {"metric": heading, "rival": line.title, "test": found[HERO, line.model]}
+                {"metric": heading, "rival": line.title, "test": found[hero, line.model]}
                 for line in rivals
-                if (HERO, line.model) in found
+                if (hero, line.model) in found
             ]
         return rows
 

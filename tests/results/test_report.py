@@ -65,6 +65,15 @@ def test_a_finished_arm_has_median_paper_difference_and_interval(data):
     assert "0.0000–1.0000" in html  # two users, one hit
 
 
+def test_the_rivals_are_tested_against_the_studys_own_hero(data):
+    """Plain FPARec is `fparec_without_position` where the position embedding varies."""
+    finish(data, ["fparec", "fparec_with_position"])
+    html = html_of(data)
+    section = html.partition('<section id="position_embedding">')[2].partition("</section>")[0]
+    assert "<summary>FPARec, without position embedding against each rival</summary>" in section
+    assert "<td>HR@10</td><td>FPARec, with position embedding</td>" in section
+
+
 def test_a_trial_with_damaged_ranks_has_no_interval(data, caplog):
     for folder in finish(data, ["fparec"]):
         (folder / RANKS).write_bytes(b"no parquet")
