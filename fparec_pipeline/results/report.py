@@ -26,13 +26,8 @@ from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.figures import learning_curves, svg
 from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
-from fparec_pipeline.results.significance import (
-    bootstrap_interval,
-    compare,
-    per_user,
-    read_ranks,
-)
-from fparec_pipeline.results.studies import render, rendered_study
+from fparec_pipeline.results.significance import UserRanks, compare, per_user
+from fparec_pipeline.results.studies import render, rendered_study, with_intervals
 from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record, write_atomically
 
@@ -60,13 +55,13 @@ def write_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> st
 
 def build_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
     """The report's HTML; see `write_report`."""
-    trials = trials_frame(data, config)
-    sections = [_Section(config, data, trials, name) for name in config.studies]
+    trials, users = trials_frame(data, config), UserRanks(config, data)
+    sections = [_Section(config, data, trials, users, name) for name in config.studies]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("report.html.j2").render(
-        claims=_claims(data, config, trials),
+        claims=_claims(config, data, trials, users),
         statistics=[_plain(name, config, data) for name in ("table_1", "table_2")],
         sections=[section.content() for section in sections],
         figures=_figures(data, config, trials),
@@ -83,6 +78,7 @@ class _Section:
     config: Config
     data: DataRoot
     trials: pl.DataFrame
+    users: UserRanks
     name: str
 
     def content(self) -> dict[str, Any]:
@@ -103,7 +99,7 @@ class _Section:
         }
         if not begun:
             return head | {"blocks": []}
-        table = rendered_study(self.name, self.config, self.data)
+        table = with_intervals(rendered_study(self.name, self.config, self.data), self.users)
         return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
 
     def _title(self, dataset: str) -> str:
@@ -114,10 +110,10 @@ class _Section:
             line.model: found
             for line in block.lines
             if line.gap is None
-            and (found := _ranks(block.dataset, line, table.seeds, self.config, self.data))
+            and (found := self.users.read(block.dataset, line.model, line.seeds_of(table)))
         }
         hero = self._hero(block)
-        lines = [self._line(block.dataset, line, ranks, trials) for line in block.lines]
+        lines = [self._line(block, line, trials) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
         return {
             "title": block.title,
@@ -129,19 +125,13 @@ class _Section:
             "hero": next((line.title for line in block.lines if line.model == hero), None),
         }
 
-    def _line(
-        self, dataset: str, line: Line, ranks: dict[str, Any], trials: pl.DataFrame
-    ) -> dict[str, Any]:
+    def _line(self, block: Block, line: Line, trials: pl.DataFrame) -> dict[str, Any]:
         fresh = trials.filter(
-            pl.col("dataset") == dataset, pl.col("model") == line.model, ~pl.col("stale")
+            pl.col("dataset") == block.dataset, pl.col("model") == line.model, ~pl.col("stale")
         ).sort("seed")
         cells = []
         for metric, heading in COLUMNS.items():
             cell = line.cells[metric]
-            part = metric.partition("/")[0]
-            interval = None
-            if cell.ours is not None and line.model in ranks:
-                interval = bootstrap_interval(per_user(ranks[line.model][part], metric))
             values = list(fresh.select("seed", metric).iter_rows()) if line.trained else []
             cells.append(
                 {
@@ -150,9 +140,9 @@ class _Section:
                     "mark": cell.mark,
                     "paper": cell.paper,
                     "difference": cell.difference,
-                    "interval": interval,
+                    "interval": cell.interval,
                     "seeds": values,
-                    "in_paper": part == "test",
+                    "in_paper": metric in block.in_paper,
                 }
             )
         return {
@@ -188,31 +178,22 @@ class _Section:
         return rows
 
 
-def _ranks(
-    dataset: str, line: Line, seeds: tuple[int, ...], config: Config, data: DataRoot
-) -> dict[str, np.ndarray] | None:
-    try:
-        return read_ranks(dataset, line.model, seeds if line.trained else (0,), config, data)
-    except TrialCorrupt as error:
-        logger.warning("No interval: %s", error)
-        return None
-
-
-def _claims(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
+def _claims(
+    config: Config, data: DataRoot, trials: pl.DataFrame, users: UserRanks
+) -> list[dict[str, Any]]:
     @cache
     def values(study: str, dataset: str, metric: str) -> dict[str, np.ndarray]:
         if dataset not in trials["dataset"]:
             return {}
-        blocks = rendered_study(study, config, data).blocks
-        seeds = config.studies[study].seeds
+        table = rendered_study(study, config, data)
         part = metric.partition("/")[0]
         return {
             line.model: per_user(ranks[part], metric)
-            for block in blocks
+            for block in table.blocks
             if block.dataset == dataset
             for line in block.lines
             if line.trained and line.gap is None
-            if (ranks := _ranks(dataset, line, seeds, config, data))
+            if (ranks := users.read(dataset, line.model, table.seeds))
         }
 
     claims = [claim for claim in read_claims() if claim.study in config.studies]

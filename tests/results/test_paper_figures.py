@@ -30,11 +30,6 @@ def data(tmp_path):
     return DataRoot(tmp_path)
 
 
-@pytest.fixture
-def config(data):
-    return load_config(data)
-
-
 def random_weights(arm, n, d=4, k=3):
     generator = np.random.default_rng(0)
 

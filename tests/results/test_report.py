@@ -6,17 +6,11 @@ import pytest
 from trial_folders import make_attempt, write_finished
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.training.record import RANKS
 
 ARMS = ("sasrec", "linear_attention", "token_mixing", "parec", "fparec")
-
-
-@pytest.fixture
-def data(tmp_path):
-    return DataRoot(tmp_path)
 
 
 @pytest.fixture(autouse=True)
