@@ -26,8 +26,14 @@ from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.figures import learning_curves, svg
 from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
-from fparec_pipeline.results.significance import UserRanks, compare, per_user
-from fparec_pipeline.results.studies import render, rendered_study, with_intervals
+from fparec_pipeline.results.significance import Pair, UserRanks, compare, per_user
+from fparec_pipeline.results.studies import (
+    STATISTICS,
+    rendered_study,
+    table_1,
+    table_2,
+    with_intervals,
+)
 from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record, write_atomically
 
@@ -62,7 +68,7 @@ def build_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> st
     )
     return environment.get_template("report.html.j2").render(
         claims=_claims(config, data, trials, users),
-        statistics=[_plain(name, config, data) for name in ("table_1", "table_2")],
+        statistics=[_parameters(config), _statistics(config, data)],
         sections=[section.content() for section in sections],
         figures=_figures(data, config, trials),
         curves=_curves(data, config, trials),
@@ -92,7 +98,10 @@ class _Section:
             "seeds": ", ".join(map(str, study.seeds)),
             "command": command,
             "absent": [
-                {"title": self._title(d), "command": f"{command} --datasets {shlex.quote(d)}"}
+                {
+                    "title": _title(d, self.config),
+                    "command": f"{command} --datasets {shlex.quote(d)}",
+                }
                 for d in study.datasets
                 if d not in begun
             ],
@@ -101,9 +110,6 @@ class _Section:
             return head | {"blocks": []}
         table = with_intervals(rendered_study(self.name, self.config, self.data), self.users)
         return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
-
-    def _title(self, dataset: str) -> str:
-        return self.config.datasets[dataset].title or dataset
 
     def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
         ranks = {
@@ -117,6 +123,7 @@ class _Section:
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
         return {
             "title": block.title,
+            "window": self._window(block.dataset),
             "lines": lines,
             "gaps": gaps,
             "capped": any(line.capped for line in block.lines),
@@ -151,6 +158,14 @@ class _Section:
             "capped": line.capped,
             "cells": cells,
         }
+
+    def _window(self, dataset: str) -> int | None:
+        """n, where it is the same for all arms; where it is not, it stands in their titles."""
+        windows = {
+            self.config.trial(dataset, arm, 0).hyperparameters.n
+            for arm in self.config.studies[self.name].models
+        }
+        return windows.pop() if len(windows) == 1 else None
 
     def _hero(self, block: Block) -> str | None:
         return self.config.hero_of(self.config.studies[self.name], block.dataset)
@@ -204,31 +219,77 @@ def _claims(
             "held": judged.count("held"),
             "reversed": judged.count("reversed"),
             "missing": judged.missing,
+            "at": {
+                _title(dataset, config): _windows(dataset, pair, config)
+                for dataset, pair in judged.found
+            },
             "all": len(judged.found),
             "details": [
                 {
-                    "dataset": config.datasets[dataset].title or dataset
-                    if dataset in config.datasets
-                    else dataset,
+                    "dataset": _title(dataset, config),
                     "better": config.titles.get(better, better),
                     "worse": config.titles.get(worse, worse),
+                    "windows": _windows(dataset, pair, config),
                     "test": comparison,
                 }
-                for (dataset, (better, worse)), comparison in judged.found.items()
+                for (dataset, pair), comparison in judged.found.items()
+                for better, worse in [pair]
             ],
         }
         for judged in judge(claims, values)
     ]
 
 
-def _plain(name: str, config: Config, data: DataRoot) -> dict[str, Any]:
-    """Table 1 or 2, flat."""
-    _, rows = render(name, config, data)
-    title = {
-        "table_1": "Table 1: parameters of one attention layer",
-        "table_2": "Table 2: the datasets after preprocessing",
-    }[name]
-    return {"name": name, "title": title, "header": list(rows[0]) if rows else [], "rows": rows}
+def _windows(dataset: str, pair: Pair, config: Config) -> str:
+    """The windows of a pair's arms, such as "n = 200"; empty where they are configured no more."""
+    if dataset not in config.datasets or not set(pair) <= config.models.keys():
+        return ""
+    found = [config.trial(dataset, arm, 0).hyperparameters.n for arm in pair]
+    return "n = " + " and ".join(str(n) for n in dict.fromkeys(found))
+
+
+def _parameters(config: Config) -> dict[str, Any]:
+    """Table 1: a row a model and size."""
+    headings = {
+        "model": "model",
+        "formula": "the paper's formula",
+        "d": "width d",
+        "n": "window n (items)",
+        "k": "rank k",
+        "paper": "formula's value (parameters)",
+        "ours": "the module's parameters",
+    }
+    rows = [row | {"model": config.titles[row["model"]]} for row in table_1(config)[1]]
+    return {
+        "name": "table_1",
+        "title": "Table 1: parameters of one attention layer",
+        "header": list(headings.values()),
+        "rows": [[row[key] for key in headings] for row in rows],
+    }
+
+
+def _statistics(config: Config, data: DataRoot) -> dict[str, Any]:
+    """Table 2: a row a dataset, the paper's number beside each statistic."""
+    units = {"average_length": "average length (interactions a user)"}
+    header = ["dataset"]
+    for name, words in STATISTICS.items():
+        header += [units.get(name, words), "paper"]
+    values: dict[str, list[Any]] = {}
+    for row in table_2(config, data)[1]:
+        line = values.setdefault(row["dataset"], [_title(row["dataset"], config)])
+        line += [row["ours"], row["paper"]]
+    return {
+        "name": "table_2",
+        "title": "Table 2: the datasets after preprocessing (the paper rounds interactions)",
+        "header": header,
+        "rows": list(values.values()),
+    }
+
+
+def _title(dataset: str, config: Config) -> str:
+    """As printed; a dataset that is configured no more keeps its name."""
+    entry = config.datasets.get(dataset)
+    return dataset if entry is None else entry.title or dataset
 
 
 def _figures(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
@@ -261,7 +322,7 @@ def _curves(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[s
                 title = config.titles.get(row["model"], row["model"])
                 histories.setdefault(title, []).append(pl.read_parquet(path))
         if histories:
-            title = config.datasets[dataset].title or dataset
+            title = _title(dataset, config)
             found.append({"title": title, "image": _image(svg(learning_curves(histories, title)))})
     return found
 
