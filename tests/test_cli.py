@@ -402,17 +402,8 @@ def test_as_a_process_too_an_unknown_name_is_no_traceback(empty):
 def test_help_lists_the_commands_and_explains_each_option(empty):
     overview = fparec(empty, "--help")
     assert overview.returncode == 0
-    for name in (
-        "run",
-        "status",
-        "leaderboard",
-        "table",
-        "figure",
-        "report",
-        "sync",
-        "clean",
-        "dev",
-    ):
+    names = ("run", "status", "leaderboard", "table", "figure", "report", "sync", "clean", "dev")
+    for name in names:
         assert re.search(rf"\b{name}\b", overview.stdout)
     options = fparec(empty, "run", "--help").stdout
     for name in ("datasets", "models", "seeds", "study", "jobs", "device", "retrain"):
