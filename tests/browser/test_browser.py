@@ -160,11 +160,34 @@ def test_mlflow_finds_the_run_with_its_tags(servers, page):
     screenshot(page, "mlflow-run")
 
 
-def test_mlflow_sorts_the_runs_by_a_metric(servers, page):
+def test_mlflow_sorts_the_runs_by_clicking_the_column_of_a_metric(servers, page):
     from mlflow import MlflowClient
 
-    experiment = MlflowClient(tracking_uri=servers[1]).get_experiment_by_name("fparec")
-    order = "orderByKey=metrics.%60test%2Fndcg_at_10%60&orderByAsc=false"
-    page.goto(f"{servers[1]}/#/experiments/{experiment.experiment_id}/runs?{order}")
+    client = MlflowClient(tracking_uri=servers[1])
+    experiment = client.get_experiment_by_name("fparec").experiment_id
+    runs = client.search_runs([experiment], "attributes.status = 'FINISHED'")
+    expected = sorted((run.data.metrics["test/ndcg_at_10"] for run in runs), reverse=True)
+    page.set_viewport_size({"width": 2000, "height": 900})  # columns out of sight are not drawn
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs")
     sync_api.expect(page.get_by_text("ml-latest-small/sasrec/seed=0").first).to_be_visible()
+    page.get_by_role("button", name="Columns").first.click()
+    page.get_by_placeholder("Search columns").fill("test/ndcg_at_10")
+    page.get_by_text("test/ndcg_at_10", exact=True).first.click()
+    page.get_by_role("heading", name="Training runs").click()  # closes the list of columns
+    column = "[col-id='metrics.`test/ndcg_at_10`']"
+    # The order on the page is that of `row-index`, whatever the order in the document.
+    shown = """rows => rows.map(r => [Number(r.getAttribute("row-index")),
+        Number(r.querySelector("[col-id='metrics.`test/ndcg_at_10`']")?.textContent || NaN)])
+        .filter(([, value]) => !isNaN(value)).sort(([a], [b]) => a - b).map(([, value]) => value)"""
+
+    def settled(values: list[float]) -> None:
+        last = time.monotonic() + PATIENCE_S
+        while (found := page.locator("[role=row]").evaluate_all(shown)) != values:
+            assert time.monotonic() < last, found
+            page.wait_for_timeout(200)
+
+    page.locator(f"[role=columnheader]{column}").click()
+    settled(expected)
     screenshot(page, "mlflow-runs")
+    page.locator(f"[role=columnheader]{column}").click()
+    settled(expected[::-1])
