@@ -35,9 +35,9 @@ def answers(url: str, expected: str = "") -> bool:
         return False
 
 
-def is_open(port: int) -> bool:
+def is_open(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        return client.connect_ex((host, port)) == 0
 
 
 @dataclass(frozen=True)

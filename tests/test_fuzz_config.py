@@ -90,3 +90,29 @@ def test_drawn_bytes_load_or_are_a_clear_error(file, content):
             load_config(DataRoot(Path(folder)))
         except ConfigError as error:
             assert file in str(error)
+
+
+ODD_NAMES = ["", ".", "../up", "/up", "a|b", "a b", "é", "-a", "<b>", "a\nb", "x" * 9 + "\x00"]
+
+
+@pytest.mark.fault("configuration")
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_can_be_no_folder_or_asset_is_refused(name, tmp_path):
+    entries = {
+        "datasets": {"sources": {"s": {"reader": "pairs", "address": "f"}}},
+        "models": {"mixer": "average"},
+        "studies": {"title": "x", "models": ["parec"], "datasets": ["toys"], "seeds": [0]},
+    }
+    for file, entry in entries.items():
+        path = tmp_path / f"{file}.toml"
+        path.write_text(f"{toml(name)} = {toml(entry)}\n", encoding="utf-8")
+        with pytest.raises(
+            ConfigError, match=rf"(?s){file}\.toml \[.*a name is made of ASCII letters"
+        ):
+            load_config(DataRoot(tmp_path))
+        path.write_text(f"my_{file} = {toml(entry)}\n", encoding="utf-8")
+        load_config(DataRoot(tmp_path))
+    entries["studies"]["variants"] = {name: {"n": 9}}
+    path.write_text(f"mine = {toml(entries['studies'])}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"studies\.toml \[mine\.variants\] \["):
+        load_config(DataRoot(tmp_path))

@@ -14,6 +14,8 @@ def test_both_pages_answer_until_one_interrupt_ends_both(tmp_path):
     data = tiny_root(tmp_path / "data")
     with served(data.root) as pages:
         assert answers(pages.mlflow, "MLflow")
+        # Who listens on every interface of the machine answers there too.
+        assert not any(is_open(port, "127.0.0.2") for port in pages.ports)
     wait_until(lambda: not any(map(is_open, pages.ports)), "both ports are free again")
     assert processes_of(data.root) == []
 
