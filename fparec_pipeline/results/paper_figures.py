@@ -85,7 +85,8 @@ def draw(name: str, dataset: str | None, config: Config, data: DataRoot) -> Pape
     columns = [_column(name, title, trial, data) for title, trial in trials.items()]
     gaps = [panels[0].gap for panels in columns if panels[0].weights is None]
     if len(gaps) == len(columns):
-        raise FigureMissing(f"{name} of {dataset} has nothing to show. " + " ".join(gaps))
+        number = FIGURES[name].partition(":")[0]
+        raise FigureMissing(f"{number} has nothing to show of {dataset}. " + " ".join(gaps))
     height = max(len(panels) for panels in columns)
     rows = [[panels[min(i, len(panels) - 1)] for panels in columns] for i in range(height)]
     shown = config.datasets[dataset].title or dataset

@@ -265,6 +265,7 @@ def _parameters(config: Config) -> dict[str, Any]:
         "title": "Table 1: parameters of one attention layer",
         "header": list(headings.values()),
         "rows": [[row[key] for key in headings] for row in rows],
+        "absent": [],
     }
 
 
@@ -283,6 +284,11 @@ def _statistics(config: Config, data: DataRoot) -> dict[str, Any]:
         "title": "Table 2: the datasets after preprocessing (the paper rounds interactions)",
         "header": header,
         "rows": list(values.values()),
+        "absent": [
+            {"title": _title(d, config), "command": f"fparec run --datasets {shlex.quote(d)}"}
+            for d in config.datasets
+            if d not in values
+        ],
     }
 
 

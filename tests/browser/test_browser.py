@@ -118,6 +118,12 @@ def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
         page.set_viewport_size({"width": 380, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
     screenshot(page, "report-phone")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1046, "height": 720})  # A4 in landscape, less its margins
+    widths = page.locator("table").evaluate_all("tables => tables.map(t => t.offsetWidth)")
+    assert max(widths) <= 1046
+    page.pdf()
+    assert page.locator("details:not([open])").count() == 0
     assert errors == []
 
 

@@ -79,6 +79,7 @@ def test_tables_1_and_2_have_words_and_units_for_headings_and_titles_for_names(d
     first, second = (html.partition(f'<section id="table_{n}">')[2] for n in (1, 2))
     for word in ("<th>width d</th>", "<th>window n (items)</th>", "<td>FPARec</td>", "d² + 2kn"):
         assert word in first
+    assert "Yelp 2019 (<code>fparec run --datasets yelp</code>)" in second  # not prepared
     line = next(line for line in second.splitlines() if "<td>Amazon Beauty</td>" in line)
     ours, printed = ("22,363", "12,101", "198,502"), ("22,363", "12,101", "200,000")
     pairs = [cell for pair in zip(ours, printed, strict=True) for cell in pair]
