@@ -29,6 +29,8 @@ from fparec_pipeline.paths import DataRoot
 # forces it. It is part of each trial's fingerprint.
 TRAINING_VERSION = 2
 
+HERO = "fparec"  # what the paper proposes
+
 # Untrained reference rows that stand beneath every table.
 REFERENCES = {
     "popularity": "Popularity",
@@ -169,6 +171,7 @@ class Study(Frozen):
     models: tuple[str, ...]
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
+    hero: str | None = None  # the arm that the others are tested against; see `Config.hero_of`
 
 
 class Variant(BaseModel):
@@ -195,6 +198,7 @@ class StudyEntry(Frozen):
     models: tuple[str, ...]
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
+    hero: str | None = None  # the arm that the others are tested against; see `Config.hero_of`
     variants: dict[str, Variant] = {}
     hyperparameters: dict[str, Any] = {}  # what all its variants change
     on: dict[str, dict[str, Any]] = {}  # dataset -> what all its variants change there
@@ -313,6 +317,17 @@ class Config(BaseModel):
             f"No arm is {model} with {words} on {dataset}; add one to data/models.toml."
         )
 
+    def hero_of(self, study: Study, dataset: str) -> str | None:
+        """The study's arm that its other arms are tested against on the dataset.
+
+        The one that it names; else the arm that is plain FPARec there, by whatever name the study
+        has it; None when it has none.
+        """
+        if study.hero or HERO not in self.models:
+            return study.hero
+        hero = self._layers(dataset, HERO)
+        return next((arm for arm in study.models if self._layers(dataset, arm) == hero), None)
+
     def _layers(self, dataset: str, model: str) -> dict[str, Any]:
         own = self.datasets[dataset].hyperparameters
         there = self.changes_on.get(model, {}).get(dataset, {})
@@ -418,6 +433,7 @@ def _with_studies(config: Config, entries: dict[str, StudyEntry], where: str) ->
             models=tuple(names) or entry.models,
             datasets=entry.datasets,
             seeds=entry.seeds,
+            hero=entry.hero,
         )
     return config.model_copy(
         update={
@@ -445,6 +461,8 @@ def _check_references(config: Config, where: str) -> None:
                 known(model, config.models, "model")
             for dataset in study.datasets:
                 known(dataset, config.datasets, "dataset")
+            if study.hero is not None:
+                known(study.hero, study.models, "model of the study")
         except ConfigError as error:
             raise ConfigError(f"{where} [{name}]: {error}") from error
     for changes in config.changes_on.values():

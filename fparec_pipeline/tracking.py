@@ -19,6 +19,7 @@ import os
 import re
 import tempfile
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -182,6 +183,11 @@ class Tracker:
         """Where a browser finds the run, or None when MLflow cannot be reached."""
         run = self._reach(lambda client: client.get_run(run_id))
         return None if run is None else self._page(run)
+
+    def artifact_url(self, run_id: str, name: str) -> str | None:
+        """Where a browser sees the run's artifact, or None when MLflow cannot be reached."""
+        page = self.run_url(run_id)
+        return None if page is None else f"{page}/artifacts/{urllib.parse.quote(name)}"
 
     def _page(self, run: "Run") -> str:
         server = re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else LOCAL_SERVER

@@ -7,14 +7,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from data_roots import tiny_root
+from processes import wait_until
 
 from fparec_pipeline import cli
 from fparec_pipeline.defs.automation import in_progress
@@ -37,14 +36,6 @@ pytestmark = pytest.mark.timeout(900)
 
 COMMAND = str(Path(sys.executable).with_name("fparec"))
 RUN = ("run", "--datasets", "tiny", "--models", "fparec,sasrec", "--jobs", "2", "--seeds")
-PATIENCE_S = 120.0  # for what takes seconds on an idle machine
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    last = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < last, f"waited in vain: {what}"
-        time.sleep(0.05)
 
 
 def environment(data: DataRoot) -> dict[str, str]:
@@ -190,6 +181,18 @@ def test_a_figure_without_any_trial_is_one_line_with_the_command(empty, monkeypa
     assert "tiny/sasrec/seed=0 is missing: `fparec run --datasets tiny --models sasrec" in error
 
 
+def test_the_report_is_written_logged_and_links_to_every_trial(history):
+    result = fparec(history.data, "report")
+    path = Path(result.stdout.strip())
+    assert path == history.data.results / "report.html"
+    html = path.read_text(encoding="utf-8")
+    where = "tags.superseded = 'false' and tags.table = 'report'"
+    assert len(mlflow_runs(history.data, "fparec-tables", where)) == 1
+    for run in mlflow_runs(history.data, "fparec", "tags.superseded = 'false'"):
+        assert f"/runs/{run.info.run_id}" in html
+    assert "SASRec: no finished trial of seed 2" in html  # the one that failed
+
+
 def test_the_leaderboard_as_json_holds_seeds_and_medians(history):
     result = fparec(history.data, "leaderboard", "--dataset", "tiny", "--json")
     rows = {row["model"]: row for row in json.loads(result.stdout)}
@@ -248,7 +251,8 @@ def test_mlflow_holds_the_tables(history):
     runs = mlflow_runs(history.data, "fparec-tables", "tags.superseded = 'false'")
     # Table 3 and the benchmark have what was trained; Tables 1 and 2 need no trial.
     tables = {"table_1", "table_2", "table_3", "benchmark"}
-    assert {run.data.tags["table"] for run in runs} == tables | {"leaderboard_tiny"}
+    names = {run.data.tags["table"] for run in runs} - {"report"}
+    assert names == tables | {"leaderboard_tiny"}
 
 
 def test_dagster_shows_metrics_curve_and_mlflow_link_of_every_trial(history):
@@ -389,7 +393,8 @@ def test_as_a_process_too_an_unknown_name_is_no_traceback(empty):
 def test_help_lists_the_commands_and_explains_each_option(empty):
     overview = fparec(empty, "--help")
     assert overview.returncode == 0
-    for name in ("run", "status", "leaderboard", "table", "figure", "sync", "clean", "dev"):
+    names = ("run", "status", "leaderboard", "table", "figure", "report", "sync", "clean", "dev")
+    for name in names:
         assert re.search(rf"\b{name}\b", overview.stdout)
     options = fparec(empty, "run", "--help").stdout
     for name in ("datasets", "models", "seeds", "study", "jobs", "device", "retrain"):

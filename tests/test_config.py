@@ -111,6 +111,33 @@ def test_an_own_study_adds_its_seeds(load):
     assert after.seeds == (*before, 40, 41)
 
 
+# Whom a study tests the others against
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "hero"),
+    [
+        ("table_3", "beauty", "fparec"),
+        ("position_embedding", "beauty", "fparec_without_position"),
+        ("sequence_length", "beauty", "fparec_short"),  # n = 50
+        ("sequence_length", "ml-1m", "fparec_middle"),  # n = 200
+        ("table_5", "ml-1m", "fparec_k40"),
+        ("table_6", "ml-latest-small", "fparec_blocks2"),
+        ("mine", "beauty", None),
+    ],
+)
+def test_the_hero_is_the_one_named_or_plain_fparec_by_whatever_name(name, dataset, hero, load):
+    config = load(studies=study(models='["parec"]'))
+    assert config.hero_of(config.studies[name], dataset) == hero
+
+
+def test_every_packaged_study_with_fparec_has_a_hero_on_each_of_its_datasets(load):
+    config = load()
+    for entry in config.studies.values():
+        for dataset in entry.datasets:
+            assert config.hero_of(entry, dataset) in entry.models
+
+
 # Studies with variants
 
 
@@ -327,6 +354,7 @@ def test_only_fparec_has_a_rank_that_must_fit_its_window(load):
         ('datasets = ["beuty"]', ["dataset 'beuty'", "Did you mean beauty", "yelp"]),
         ('seeds = ["one"]', ["seeds.0", "integer", "'one'"]),
         ('model = ["fparec"]', ["'model'", "did you mean 'models'"]),
+        ('hero = "fparek"', ["model of the study 'fparek'", "Did you mean fparec"]),
     ],
 )
 @pytest.mark.fault("configuration")

@@ -88,6 +88,19 @@ def test_table_3_takes_the_median_and_leaves_gaps(
     assert "—" in gap and "0." not in gap
 
 
+def test_the_report_shows_the_trials_and_is_found_in_mlflow(
+    trained: list[dg.ExecuteInProcessResult], data: DataRoot, instance: dg.DagsterInstance
+) -> None:
+    (event,) = materialize(data, instance, ["report"], None).asset_materializations_for_node(
+        "report"
+    )
+    html = Path(event.metadata["path"].value).read_text(encoding="utf-8")
+    record = read_record(data.trial("tiny", "fparec", 0))
+    assert record.fingerprint in html
+    assert "/#/experiments/" in html  # the trials' own runs
+    assert "/artifacts/report.html" in event.metadata["report"].value
+
+
 def test_a_failed_blocking_check_stops_what_is_downstream(tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         keys = ["raw", "splits", "references"]

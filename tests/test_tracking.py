@@ -334,6 +334,34 @@ def test_a_run_has_an_address_on_the_local_server(tracker, client, data, config)
     assert tracker.run_url(run_id) == expected
 
 
+def test_the_report_is_one_run_until_it_changes_and_a_browser_finds_it(tracker, client, tmp_path):
+    first = tracker.log_report("<p>a</p>")
+    assert tracker.log_report("<p>a</p>") == first
+    second = tracker.log_report("<p>b</p>")
+    assert client.get_run(first).data.tags["superseded_by"] == second
+    (current,) = all_runs(client, "fparec-tables", "tags.superseded = 'false'")
+    assert (current.info.run_id, current.data.tags["table"]) == (second, "report")
+    text = Path(client.download_artifacts(second, "report.html", str(tmp_path))).read_text()
+    assert text == "<p>b</p>"
+    page = tracker.artifact_url(second, "report.html")
+    assert page == f"{tracker.run_url(second)}/artifacts/report.html"
+
+
+def test_the_addresses_of_all_trials_are_found_by_their_attempts(tracker, client, data, config):
+    attempts = [make_attempt(config, "beauty", "fparec", seed) for seed in (0, 1)]
+    runs = [tracker.sync_trial(write_finished(data, attempt)) for attempt in attempts]
+    expected = {a.attempt: tracker.run_url(r) for a, r in zip(attempts, runs, strict=True)}
+    assert tracker.trial_urls() == expected
+
+
+def test_of_a_store_out_of_reach_there_are_no_addresses(data):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and nobody listens there
+        tracker = Tracker(f"http://127.0.0.1:{nobody.getsockname()[1]}", data)
+        assert tracker.trial_urls() == {}
+        assert tracker.log_report("<p>a</p>") is None
+
+
 def test_the_environment_names_the_store(data, monkeypatch):
     assert Tracker(None, data).uri == f"sqlite:///{data.mlflow}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")

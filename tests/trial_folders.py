@@ -127,3 +127,17 @@ def write_finished(
     (folder / CHECKPOINT).unlink(missing_ok=True)
     write_json(folder / RECORD, record)
     return folder
+
+
+def write_arms(
+    data: DataRoot,
+    config: Config,
+    dataset: str,
+    metrics: dict[str, dict[str, float]],
+    **options: Any,
+) -> None:
+    """Splits, and finished trials of every seed of these arms and references, all seeds alike."""
+    write_splits(data, dataset)
+    for arm, values in metrics.items():
+        for seed in (0, 1, 2) if arm in config.models else (0,):
+            write_finished(data, make_attempt(config, dataset, arm, seed), values, **options)

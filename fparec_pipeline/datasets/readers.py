@@ -10,7 +10,7 @@ Every reader gives the columns of `SCHEMA`, in the file's order:
 * `day`: days since 1970 UTC, where integers are taken as seconds; only the date range uses it;
 * `problem`: why the row is malformed, or null.
 
-A line with nothing on it, in a CSV file nothing but separators, is no row. `stage` sets the
+A line with nothing on it, in a CSV file nothing but separators, is no row. `collect` sets the
 malformed rows aside. A mark of byte order before the first row is left out.
 """
 
@@ -64,44 +64,47 @@ def read_interactions(path: Path, source: Source) -> pl.LazyFrame:
     )
 
 
-def stage(
-    name: str, rows: pl.LazyFrame, staged: Path, quarantine: Path
-) -> tuple[pl.LazyFrame, int]:
-    """Writes the rows to `staged` in one streaming pass and sets the malformed ones aside.
+def collect(
+    name: str, rows: pl.LazyFrame, quarantine: Path, columns: tuple[str, ...]
+) -> tuple[pl.DataFrame, int]:
+    """The well-formed rows, in one streaming pass; the malformed ones are set aside.
+
+    Identifiers become categories as they are read, 4 bytes a row: no text is held in memory but
+    each distinct identifier.
 
     Args:
         name: the dataset, for messages.
         rows: as `read_interactions` gives them.
-        staged: parquet file to write; the result reads from it, so it must outlive the result.
         quarantine: parquet file for malformed rows (row, problem, record); removed if there are
-            none.
+            none. The raw file is read a second time to write it.
+        columns: which of time and day are wanted too; what is not wanted is not worked out.
 
     Returns:
-        The well-formed rows with the columns order (position in the file, total), user, item,
-        time, day; and how many rows were set aside.
+        The columns user, item (Categorical) and `columns`, in the file's order; and how many rows
+        were set aside.
 
     Raises:
         RawDataError: the file cannot be read to its end, holds no rows or a quote that is left
             open, or more than 1 % of the rows are malformed.
         CannotWrite: the disk is full.
     """
+    kinds = {column: pl.Categorical(pl.Categories.random()) for column in ("user", "item")}
     try:
-        rows.drop("record").sink_parquet(staged, compression="lz4")  # read once or twice
-        written = pl.scan_parquet(staged, row_index_name="order")
-        total, malformed, swallowing = (
-            written.select(
-                pl.col("row").n_unique(),
-                pl.col("row").filter(pl.col("problem").is_not_null()).n_unique().alias("malformed"),
-                pl.col("row").filter(pl.col("problem") == OPEN_QUOTE).min().alias("swallowing"),
-            )
-            .collect()
-            .row(0)
-        )
+        table = rows.select(
+            pl.col("row").cast(pl.UInt32),
+            *(pl.col(column).cast(kind) for column, kind in kinds.items()),
+            *columns,
+            pl.col("problem").is_null().alias("good"),
+        ).collect(engine="streaming")
+        first = pl.col("row").ne_missing(pl.col("row").shift())  # a line may become many rows
+        total, malformed = table.select(
+            first.sum(), (first & ~pl.col("good")).sum().alias("malformed")
+        ).row(0)
         _write_quarantine(rows, malformed, quarantine)
     except UNREADABLE as error:
         if disk_is_full(error):
             raise CannotWrite(
-                f"{name}: {staged.parent} cannot be written: {error}. Free some space, run again."
+                f"{name}: {quarantine} cannot be written: {error}. Free some space, run again."
             ) from error
         raise RawDataError(
             f"{name}: the raw file cannot be read: {_first_words(error)}. Delete it to fetch it "
@@ -109,15 +112,21 @@ def stage(
         ) from error
     if not total:
         raise RawDataError(f"{name}: the raw file holds no rows. Delete it to fetch it again.")
-    if swallowing:
-        raise RawDataError(
-            f"{name}: row {swallowing:,} has {OPEN_QUOTE}, so that rows after it would be lost. It "
-            f"is in {quarantine}. Mend the file."
-        )
+    if malformed:
+        _refuse_open_quotes(name, quarantine)
     if malformed > MAX_MALFORMED * total:
         raise RawDataError(_too_many(name, malformed, total, quarantine))
-    good = written.filter(pl.col("problem").is_null())
-    return good.select("order", "user", "item", "time", "day"), malformed
+    good = table.filter("good") if malformed else table
+    return good.drop("row", "good"), malformed
+
+
+def _refuse_open_quotes(name: str, quarantine: Path) -> None:
+    swallowing = pl.scan_parquet(quarantine).filter(pl.col("problem") == OPEN_QUOTE)
+    for row in swallowing.select("row").head(1).collect()["row"]:
+        raise RawDataError(
+            f"{name}: row {row:,} has {OPEN_QUOTE}, so that rows after it would be lost. It is in "
+            f"{quarantine}. Mend the file."
+        )
 
 
 def _first_words(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""Jobs, and the weekly schedule that retrains the benchmark and then renders its tables once.
+"""Jobs, and the weekly schedule that retrains the benchmark, then renders tables and report once.
 
 A tick asks for one training run a partition (dataset × seed, all arms one after the other). The
 sensor `render_benchmark` waits until every run of the tick has ended, however it ended, asks for
-the medians of each dataset, and when those have ended for the tables: once, gaps included.
+the medians of each dataset, and when those have ended for tables and report: once, gaps included.
 """
 
 from collections.abc import Iterator
@@ -31,10 +31,10 @@ def study_job_name(study: str) -> str:
 
 
 def jobs(config: Config) -> dict[str, "AssetJob"]:
-    """Prepare the data, train each study, render medians and tables."""
+    """Prepare the data, train each study, render medians, then tables and the report."""
     prepare = dg.define_asset_job("prepare_data", selection=["raw", "splits", "references"])
     medians = dg.define_asset_job("render_medians", selection=["medians", "leaderboard"])
-    tables = dg.define_asset_job("render_tables", selection=table_names(config))
+    tables = dg.define_asset_job("render_tables", selection=[*table_names(config), "report"])
     made = [prepare, medians, tables]
     for name, study in config.studies.items():
         made.append(
@@ -106,7 +106,7 @@ def render_sensor(
         name="render_benchmark",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Renders the tables once, when every run of the benchmark's tick has ended.",
+        description="Renders tables and report once, when a tick's runs have all ended.",
     )
     def render_benchmark(
         context: dg.SensorEvaluationContext,

@@ -148,12 +148,12 @@ def _report_asset(config: Config) -> dg.AssetsDefinition:
         data = workspace.data
         tracker = Tracker(None, data)
         run_id = tracker.log_report(write_report(data, workspace.config, tracker.trial_urls()))
-        url = tracker.run_url(run_id) if run_id else None
+        url = tracker.artifact_url(run_id, "report.html") if run_id else None
         return dg.MaterializeResult(
             metadata={
-                "report": dg.MetadataValue.url(path_of(data).resolve().as_uri()),
-                "path": dg.MetadataValue.path(path_of(data)),
-                **({"mlflow_run": dg.MetadataValue.url(url)} if url else {}),
+                # A browser follows no link from Dagster's page to a file; MLflow serves it.
+                **({"report": dg.MetadataValue.url(url)} if url else {}),
+                "path": dg.MetadataValue.path(path_of(data).resolve()),
             }
         )
 

@@ -70,6 +70,9 @@ def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str)
     return figure
 
 
+NEAREST = 5  # positions that count as near, the row's own among them
+
+
 @dataclass(frozen=True)
 class Panel:
     """One matrix of weights over positions, or the reason why it is not there."""
@@ -106,6 +109,32 @@ def mean_distance(weights: np.ndarray) -> float:
     """How many positions back the last row looks, on average: small where attention is sharp."""
     row = weights[-1] / weights[-1].sum()
     return float(row @ np.arange(len(row) - 1, -1, -1))
+
+
+def nearest_share(weights: np.ndarray, nearest: int = NEAREST) -> float:
+    """The share of a row's weight on its `nearest` last positions: the mean over longer rows.
+
+    Args:
+        weights: (n, n), lower triangular, rows of any scale.
+        nearest: how many positions are near, the row's own among them.
+
+    Returns:
+        1.0 where no row is longer.
+    """
+    near = np.triu(weights, 1 - nearest).sum(axis=1)  # of a lower triangle
+    shares = (near / weights.sum(axis=1))[nearest:]
+    return float(shares.mean()) if len(shares) else 1.0
+
+
+def mean_entropy(weights: np.ndarray) -> float:
+    """The mean over rows of the entropy in nats: small where attention is sharp.
+
+    Args:
+        weights: (n, n), lower triangular, rows of any scale.
+    """
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return float(-(shares * logs).sum(axis=1).mean())
 
 
 def heatmaps(panels: Sequence[Sequence[Panel]], title: str) -> Figure:

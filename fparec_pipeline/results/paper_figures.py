@@ -19,9 +19,12 @@ from safetensors import SafetensorError, safe_open
 from fparec_pipeline.config import Config, ConfigError, Trial
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.figures import (
+    NEAREST,
     Panel,
     heatmaps,
     mean_distance,
+    mean_entropy,
+    nearest_share,
     over_row_maximum,
     png,
     position_correlation,
@@ -39,6 +42,8 @@ ARMS = {"figure_1": ("sasrec",), "figure_3": ("parec", "fparec")}  # whose weigh
 HANDCRAFTED = ("average", "linear_annealing", "exponential_annealing")
 HANDCRAFTED_WINDOWS = (50, 200)
 SEED = 0
+CLEARLY = 1.25  # times the share of equal weights
+SHARPER = 0.95  # times the first layer's entropy
 
 
 class FigureMissing(RuntimeError):
@@ -70,21 +75,28 @@ def draw(name: str, dataset: str | None, config: Config, data: DataRoot) -> Pape
         ConfigError: the configuration has no arm with such a window.
     """
     if name == "figure_4":
-        return _drawn(name, FIGURES[name], _handcrafted(config), [])
+        return _drawn(name, FIGURES[name], _handcrafted(config), [], [])
     if dataset is None:
         raise ConfigError(f"{name} shows the trials of a dataset: name one with --dataset")
-    columns = [
-        _column(name, config.titles[model], trial, data)
+    trials = {
+        f"{config.titles[model]}, n = {trial.hyperparameters.n}": trial
         for model, trial in trials_of(name, dataset, config)
-    ]
+    }
+    columns = [_column(name, title, trial, data) for title, trial in trials.items()]
     gaps = [panels[0].gap for panels in columns if panels[0].weights is None]
     if len(gaps) == len(columns):
-        raise FigureMissing(f"{name} of {dataset} has nothing to show. " + " ".join(gaps))
-    layers = max(len(panels) for panels in columns)
-    rows = [[panels[min(i, len(panels) - 1)] for panels in columns] for i in range(layers)]
+        number = FIGURES[name].partition(":")[0]
+        raise FigureMissing(f"{number} has nothing to show of {dataset}. " + " ".join(gaps))
+    height = max(len(panels) for panels in columns)
+    rows = [[panels[min(i, len(panels) - 1)] for panels in columns] for i in range(height)]
     shown = config.datasets[dataset].title or dataset
     title = f"{FIGURES[name]}\n{shown}, seed {SEED}"
-    return _drawn(f"{name}_{dataset}", title, rows, gaps)
+    verdicts = [
+        _verdict(title, layers)
+        for title, panels in zip(trials, columns, strict=True)
+        if (layers := [panel.weights for panel in panels if panel.weights is not None])
+    ]
+    return _drawn(f"{name}_{dataset}", title, rows, verdicts, gaps)
 
 
 def trials_of(name: str, dataset: str, config: Config) -> list[tuple[str, Trial]]:
@@ -172,9 +184,8 @@ def learned_attention(trial: Trial, weights: dict[str, np.ndarray]) -> list[np.n
     return found
 
 
-def _column(name: str, model: str, trial: Trial, data: DataRoot) -> list[Panel]:
+def _column(name: str, title: str, trial: Trial, data: DataRoot) -> list[Panel]:
     """The panels of one trial, one a layer; a single gap where it is not there."""
-    title = f"{model}, n = {trial.hyperparameters.n}"
     try:
         weights = read_weights(trial, data)
     except FigureMissing as error:
@@ -204,13 +215,48 @@ def _handcrafted(config: Config) -> list[list[Panel]]:
     return [list(panels(n)) for n in HANDCRAFTED_WINDOWS]
 
 
-def _drawn(name: str, title: str, rows: list[list[Panel]], gaps: list[str]) -> PaperFigure:
+def _drawn(
+    name: str, title: str, rows: list[list[Panel]], verdicts: list[str], gaps: list[str]
+) -> PaperFigure:
     figure = heatmaps(rows, title)
     measured = [
-        f"{panel.title}: the last row's weight lies {mean_distance(panel.weights):.1f} positions "
-        "back on average"
+        _measured(panel.title, panel.weights)
         for row in rows
         for panel in row
         if panel.weights is not None
     ]
-    return PaperFigure(name, title, png(figure), svg(figure), measured + gaps)
+    return PaperFigure(name, title, png(figure), svg(figure), measured + verdicts + gaps)
+
+
+def _measured(title: str, weights: np.ndarray) -> str:
+    """What of a panel can be said in numbers, beside what equal weights would give."""
+    equal = np.tril(np.ones_like(weights))
+    return (
+        f"{title}: the last row's weight lies {mean_distance(weights):.1f} positions back on "
+        f"average; the nearest {NEAREST} positions have {nearest_share(weights):.0%} of a row's "
+        f"weight ({nearest_share(equal):.0%} if all weighed alike); entropy "
+        f"{mean_entropy(weights):.2f} nats ({mean_entropy(equal):.2f} if alike)"
+    )
+
+
+def shows_the_paper(layers: list[np.ndarray]) -> tuple[bool, bool | None]:
+    """Whether a model's layers show what the paper sees in Figures 1 and 3.
+
+    Returns:
+        Whether nearer positions weigh more (in every layer the nearest have at least CLEARLY
+        times the share that they would have if all weighed alike); and whether the second layer
+        is sharper (an entropy lower by a twentieth), None where there is one layer only.
+    """
+    equal = np.tril(np.ones_like(layers[0]))
+    near = all(nearest_share(w) >= CLEARLY * nearest_share(equal) for w in layers)
+    if len(layers) < 2:
+        return near, None
+    return near, mean_entropy(layers[1]) <= mean_entropy(layers[0]) * SHARPER
+
+
+def _verdict(title: str, layers: list[np.ndarray]) -> str:
+    near, sharper = shows_the_paper(layers)
+    words = "nearer positions weigh more: " + ("yes" if near else "no, not clearly")
+    if sharper is not None:
+        words += "; the second layer is sharper: " + ("yes" if sharper else "no, not clearly")
+    return f"As the paper describes? {title}: {words}"

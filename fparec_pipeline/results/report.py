@@ -26,19 +26,18 @@ from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.figures import learning_curves, svg
 from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
-from fparec_pipeline.results.significance import (
-    bootstrap_interval,
-    compare,
-    per_user,
-    read_ranks,
+from fparec_pipeline.results.significance import Pair, UserRanks, compare, per_user
+from fparec_pipeline.results.studies import (
+    STATISTICS,
+    rendered_study,
+    table_1,
+    table_2,
+    with_intervals,
 )
-from fparec_pipeline.results.studies import render, rendered_study
 from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record, write_atomically
 
 logger = logging.getLogger(__name__)
-
-HERO = "fparec"  # whom the paper proposes; the rivals are tested against it
 
 
 def path_of(data: DataRoot) -> Path:
@@ -62,14 +61,14 @@ def write_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> st
 
 def build_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
     """The report's HTML; see `write_report`."""
-    trials = trials_frame(data, config)
-    sections = [_Section(config, data, trials, name) for name in config.studies]
+    trials, users = trials_frame(data, config), UserRanks(config, data)
+    sections = [_Section(config, data, trials, users, name) for name in config.studies]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("report.html.j2").render(
-        claims=_claims(data, config, trials),
-        statistics=[_plain(name, config, data) for name in ("table_1", "table_2")],
+        claims=_claims(config, data, trials, users),
+        statistics=[_parameters(config), _statistics(config, data)],
         sections=[section.content() for section in sections],
         figures=_figures(data, config, trials),
         curves=_curves(data, config, trials),
@@ -85,6 +84,7 @@ class _Section:
     config: Config
     data: DataRoot
     trials: pl.DataFrame
+    users: UserRanks
     name: str
 
     def content(self) -> dict[str, Any]:
@@ -98,50 +98,47 @@ class _Section:
             "seeds": ", ".join(map(str, study.seeds)),
             "command": command,
             "absent": [
-                {"title": self._title(d), "command": f"{command} --datasets {shlex.quote(d)}"}
+                {
+                    "title": _title(d, self.config),
+                    "command": f"{command} --datasets {shlex.quote(d)}",
+                }
                 for d in study.datasets
                 if d not in begun
             ],
         }
         if not begun:
             return head | {"blocks": []}
-        table = rendered_study(self.name, self.config, self.data)
+        table = with_intervals(rendered_study(self.name, self.config, self.data), self.users)
         return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
-
-    def _title(self, dataset: str) -> str:
-        return self.config.datasets[dataset].title or dataset
 
     def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
         ranks = {
             line.model: found
             for line in block.lines
             if line.gap is None
-            and (found := _ranks(block.dataset, line, table.seeds, self.config, self.data))
+            and (found := self.users.read(block.dataset, line.model, line.seeds_of(table)))
         }
-        lines = [self._line(block.dataset, line, ranks, trials) for line in block.lines]
+        hero = self._hero(block)
+        lines = [self._line(block, line, trials) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
         return {
             "title": block.title,
+            "window": self._window(block.dataset),
             "lines": lines,
             "gaps": gaps,
             "capped": any(line.capped for line in block.lines),
             "notes": block.notes,
             "tests": self._tests(block, ranks),
+            "hero": next((line.title for line in block.lines if line.model == hero), None),
         }
 
-    def _line(
-        self, dataset: str, line: Line, ranks: dict[str, Any], trials: pl.DataFrame
-    ) -> dict[str, Any]:
+    def _line(self, block: Block, line: Line, trials: pl.DataFrame) -> dict[str, Any]:
         fresh = trials.filter(
-            pl.col("dataset") == dataset, pl.col("model") == line.model, ~pl.col("stale")
+            pl.col("dataset") == block.dataset, pl.col("model") == line.model, ~pl.col("stale")
         ).sort("seed")
         cells = []
         for metric, heading in COLUMNS.items():
             cell = line.cells[metric]
-            part = metric.partition("/")[0]
-            interval = None
-            if cell.ours is not None and line.model in ranks:
-                interval = bootstrap_interval(per_user(ranks[line.model][part], metric))
             values = list(fresh.select("seed", metric).iter_rows()) if line.trained else []
             cells.append(
                 {
@@ -150,9 +147,9 @@ class _Section:
                     "mark": cell.mark,
                     "paper": cell.paper,
                     "difference": cell.difference,
-                    "interval": interval,
+                    "interval": cell.interval,
                     "seeds": values,
-                    "in_paper": part == "test",
+                    "in_paper": metric in block.in_paper,
                 }
             )
         return {
@@ -162,11 +159,23 @@ class _Section:
             "cells": cells,
         }
 
+    def _window(self, dataset: str) -> int | None:
+        """n, where it is the same for all arms; where it is not, it stands in their titles."""
+        windows = {
+            self.config.trial(dataset, arm, 0).hyperparameters.n
+            for arm in self.config.studies[self.name].models
+        }
+        return windows.pop() if len(windows) == 1 else None
+
+    def _hero(self, block: Block) -> str | None:
+        return self.config.hero_of(self.config.studies[self.name], block.dataset)
+
     def _tests(self, block: Block, ranks: dict[str, Any]) -> list[dict[str, Any]]:
-        """FPARec against each rival that has its median too."""
-        rivals = [line for line in block.lines if line.model in ranks and line.model != HERO]
-        if HERO not in ranks:
+        """The study's hero against each rival that has its median too."""
+        hero = self._hero(block)
+        if hero is None or hero not in ranks:
             return []
+        rivals = [line for line in block.lines if line.model in ranks and line.model != hero]
         rows = []
         for metric, heading in COLUMNS.items():
             part = metric.partition("/")[0]
@@ -175,40 +184,31 @@ class _Section:
                 for arm, found in ranks.items()
                 if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
             }
-            found = compare(values, [(HERO, line.model) for line in rivals])
+            found = compare(values, [(hero, line.model) for line in rivals])
             rows += [
-                {"metric": heading, "rival": line.title, "test": found[HERO, line.model]}
+                {"metric": heading, "rival": line.title, "test": found[hero, line.model]}
                 for line in rivals
-                if (HERO, line.model) in found
+                if (hero, line.model) in found
             ]
         return rows
 
 
-def _ranks(
-    dataset: str, line: Line, seeds: tuple[int, ...], config: Config, data: DataRoot
-) -> dict[str, np.ndarray] | None:
-    try:
-        return read_ranks(dataset, line.model, seeds if line.trained else (0,), config, data)
-    except TrialCorrupt as error:
-        logger.warning("No interval: %s", error)
-        return None
-
-
-def _claims(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
+def _claims(
+    config: Config, data: DataRoot, trials: pl.DataFrame, users: UserRanks
+) -> list[dict[str, Any]]:
     @cache
     def values(study: str, dataset: str, metric: str) -> dict[str, np.ndarray]:
         if dataset not in trials["dataset"]:
             return {}
-        blocks = rendered_study(study, config, data).blocks
-        seeds = config.studies[study].seeds
+        table = rendered_study(study, config, data)
         part = metric.partition("/")[0]
         return {
             line.model: per_user(ranks[part], metric)
-            for block in blocks
+            for block in table.blocks
             if block.dataset == dataset
             for line in block.lines
             if line.trained and line.gap is None
-            if (ranks := _ranks(dataset, line, seeds, config, data))
+            if (ranks := users.read(dataset, line.model, table.seeds))
         }
 
     claims = [claim for claim in read_claims() if claim.study in config.studies]
@@ -219,31 +219,83 @@ def _claims(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[s
             "held": judged.count("held"),
             "reversed": judged.count("reversed"),
             "missing": judged.missing,
+            "at": {
+                _title(dataset, config): _windows(dataset, pair, config)
+                for dataset, pair in judged.found
+            },
             "all": len(judged.found),
             "details": [
                 {
-                    "dataset": config.datasets[dataset].title or dataset
-                    if dataset in config.datasets
-                    else dataset,
+                    "dataset": _title(dataset, config),
                     "better": config.titles.get(better, better),
                     "worse": config.titles.get(worse, worse),
+                    "windows": _windows(dataset, pair, config),
                     "test": comparison,
                 }
-                for (dataset, (better, worse)), comparison in judged.found.items()
+                for (dataset, pair), comparison in judged.found.items()
+                for better, worse in [pair]
             ],
         }
         for judged in judge(claims, values)
     ]
 
 
-def _plain(name: str, config: Config, data: DataRoot) -> dict[str, Any]:
-    """Table 1 or 2, flat."""
-    _, rows = render(name, config, data)
-    title = {
-        "table_1": "Table 1: parameters of one attention layer",
-        "table_2": "Table 2: the datasets after preprocessing",
-    }[name]
-    return {"name": name, "title": title, "header": list(rows[0]) if rows else [], "rows": rows}
+def _windows(dataset: str, pair: Pair, config: Config) -> str:
+    """The windows of a pair's arms, such as "n = 200"; empty where they are configured no more."""
+    if dataset not in config.datasets or not set(pair) <= config.models.keys():
+        return ""
+    found = [config.trial(dataset, arm, 0).hyperparameters.n for arm in pair]
+    return "n = " + " and ".join(str(n) for n in dict.fromkeys(found))
+
+
+def _parameters(config: Config) -> dict[str, Any]:
+    """Table 1: a row a model and size."""
+    headings = {
+        "model": "model",
+        "formula": "the paper's formula",
+        "d": "width d",
+        "n": "window n (items)",
+        "k": "rank k",
+        "paper": "formula's value (parameters)",
+        "ours": "the module's parameters",
+    }
+    rows = [row | {"model": config.titles[row["model"]]} for row in table_1(config)[1]]
+    return {
+        "name": "table_1",
+        "title": "Table 1: parameters of one attention layer",
+        "header": list(headings.values()),
+        "rows": [[row[key] for key in headings] for row in rows],
+        "absent": [],
+    }
+
+
+def _statistics(config: Config, data: DataRoot) -> dict[str, Any]:
+    """Table 2: a row a dataset, the paper's number beside each statistic."""
+    units = {"average_length": "average length (interactions a user)"}
+    header = ["dataset"]
+    for name, words in STATISTICS.items():
+        header += [units.get(name, words), "paper"]
+    values: dict[str, list[Any]] = {}
+    for row in table_2(config, data)[1]:
+        line = values.setdefault(row["dataset"], [_title(row["dataset"], config)])
+        line += [row["ours"], row["paper"]]
+    return {
+        "name": "table_2",
+        "title": "Table 2: the datasets after preprocessing (the paper rounds interactions)",
+        "header": header,
+        "rows": list(values.values()),
+        "absent": [
+            {"title": _title(d, config), "command": f"fparec run --datasets {shlex.quote(d)}"}
+            for d in config.datasets
+            if d not in values
+        ],
+    }
+
+
+def _title(dataset: str, config: Config) -> str:
+    """As printed; a dataset that is configured no more keeps its name."""
+    entry = config.datasets.get(dataset)
+    return dataset if entry is None else entry.title or dataset
 
 
 def _figures(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
@@ -276,7 +328,7 @@ def _curves(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[s
                 title = config.titles.get(row["model"], row["model"])
                 histories.setdefault(title, []).append(pl.read_parquet(path))
         if histories:
-            title = config.datasets[dataset].title or dataset
+            title = _title(dataset, config)
             found.append({"title": title, "image": _image(svg(learning_curves(histories, title)))})
     return found
 

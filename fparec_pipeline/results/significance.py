@@ -6,8 +6,9 @@ Notable:
 * Holm's correction (Holm 1979) is over the comparisons of one dataset and metric.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,8 @@ from scipy import stats
 from fparec_pipeline.config import Config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
+
+logger = logging.getLogger(__name__)
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -162,3 +165,42 @@ def read_ranks(
         part: np.stack([frame[part].to_numpy() for frame in frames])
         for part in ("test", "test_unseen")
     }
+
+
+@dataclass(frozen=True)
+class UserRanks:
+    """Ranks and intervals of arms, each read or drawn once: make one for each rendering."""
+
+    config: Config
+    data: DataRoot
+    _ranks: dict[tuple, dict[str, np.ndarray] | None] = field(default_factory=dict)
+    _intervals: dict[tuple, tuple[float, float]] = field(default_factory=dict)
+
+    def read(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> dict[str, np.ndarray] | None:
+        """`read_ranks`, or None with a warning where a trial is damaged."""
+        key = self._key(dataset, arm, seeds)
+        if key not in self._ranks:
+            try:
+                self._ranks[key] = read_ranks(dataset, arm, seeds, self.config, self.data)
+            except TrialCorrupt as error:
+                logger.warning("No interval: %s", error)
+                self._ranks[key] = None
+        return self._ranks[key]
+
+    def interval(
+        self, dataset: str, arm: str, seeds: tuple[int, ...], metric: str
+    ) -> tuple[float, float] | None:
+        """`bootstrap_interval` of the arm's median, or None where a trial is damaged."""
+        ranks = self.read(dataset, arm, seeds)
+        if ranks is None:
+            return None
+        key = (*self._key(dataset, arm, seeds), metric)
+        if key not in self._intervals:
+            values = per_user(ranks[metric.partition("/")[0]], metric)
+            self._intervals[key] = bootstrap_interval(values)
+        return self._intervals[key]
+
+    def _key(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> tuple:
+        """Arms that are one computation share their ranks."""
+        trained = self.config.trial(dataset, arm, 0).model if arm in self.config.models else arm
+        return dataset, trained, seeds

@@ -3,10 +3,12 @@
 Notable:
 * Table 1 counts the parameters of the modules themselves; Table 2 is read from the splits' own
   statistics; all others are a study's `tables.Table`.
+* Intervals are drawn when a table is shown: a tenth of a second an arm and metric.
 * What a table needs that its medians do not say stands in notes beneath each dataset: what the
   paper's text says of another window, and how many targets each window trains on.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -16,8 +18,10 @@ from fparec_pipeline.datasets.splits import statistics_on_disk, training_lengths
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.medians import study_medians
+from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.tables import (
     DASH,
+    Line,
     Table,
     markdown_table,
     study_table,
@@ -47,7 +51,7 @@ def render(name: str, config: Config, data: DataRoot) -> tuple[str, list[dict[st
         return table_1(config)
     if name == "table_2":
         return table_2(config, data)
-    table = rendered_study(name, config, data)
+    table = with_intervals(rendered_study(name, config, data), UserRanks(config, data))
     return to_markdown(table), to_rows(table)
 
 
@@ -60,6 +64,26 @@ def rendered_study(name: str, config: Config, data: DataRoot) -> Table:
     study = study.model_copy(update={"datasets": datasets or study.datasets})
     notes = {dataset: _window_notes(dataset, study.models, config, data) for dataset in datasets}
     return study_table(name, study, study_medians(trials, study), config, notes)
+
+
+def with_intervals(table: Table, users: UserRanks) -> Table:
+    """The table with each median's interval; none where a trial's ranks are damaged."""
+
+    def line_with(line: Line, dataset: str) -> Line:
+        seeds = line.seeds_of(table)
+        cells = {
+            metric: cell
+            if cell.ours is None
+            else replace(cell, interval=users.interval(dataset, line.model, seeds, metric))
+            for metric, cell in line.cells.items()
+        }
+        return replace(line, cells=cells)
+
+    blocks = [
+        replace(block, lines=[line_with(line, block.dataset) for line in block.lines])
+        for block in table.blocks
+    ]
+    return replace(table, blocks=blocks)
 
 
 def table_1(config: Config) -> tuple[str, list[dict[str, Any]]]:

@@ -37,6 +37,7 @@ class Cell:
     ours: float | None  # rounded to DIGITS; None is a gap, or has no meaning
     paper: float | None
     mark: Mark = None
+    interval: tuple[float, float] | None = None  # 95 % over users; see `significance`
 
     @property
     def difference(self) -> float | None:
@@ -57,6 +58,10 @@ class Line:
     gap: str | None  # why there are no values
     cells: dict[str, Cell]  # one for each of COLUMNS
 
+    def seeds_of(self, table: "Table") -> tuple[int, ...]:
+        """The seeds that the line's values are of: an untrained reference has one."""
+        return table.seeds if self.trained else (0,)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -68,9 +73,13 @@ class Block:
     notes: tuple[str, ...] = ()  # sentences to stand beneath it
 
     @property
-    def in_paper(self) -> bool:
-        """Whether the paper reports anything on this dataset."""
-        return any(cell.paper is not None for line in self.lines for cell in line.cells.values())
+    def in_paper(self) -> tuple[str, ...]:
+        """The metrics that the paper reports of anything here."""
+        return tuple(
+            metric
+            for metric in COLUMNS
+            if any(line.cells[metric].paper is not None for line in self.lines)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,9 @@ def _at_another_n(dataset: str, lines: list[Line], config: Config) -> list[str]:
         for metric, heading in COLUMNS.items():
             value = _paper_value(reported, metric)
             if value is not None:
-                cell = _cell_markdown(Cell(line.cells[metric].ours, value))
-                found.append(f"{line.title}, n = {n}: {heading} {cell}")
+                cell = Cell(line.cells[metric].ours, value)
+                beside = f"{_number(cell.ours)} ({_number(value)}, {_difference(cell)})"
+                found.append(f"{line.title}, n = {n}: {heading} {beside}")
     if not found:
         return []
     return [f"The paper's text (Section 4.7) has these at the same n: {'; '.join(found)}."]
@@ -165,6 +175,7 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
             "ours": cell.ours,
             "paper": cell.paper,
             "difference": cell.difference,
+            "interval": cell.interval,
             "mark": cell.mark,
             "capped": line.capped,
             "gap": line.gap,
@@ -181,8 +192,9 @@ def to_markdown(table: Table) -> str:
     parts = [
         f"## {escaped(table.title)}",
         f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
-        "underlined: second, among the trained models. In brackets the paper's number and ours "
-        "minus it.",
+        "underlined: second, among the trained models. In square brackets the 95 % interval: a "
+        "bootstrap over users, which does not cover the variance of training. Beside it the "
+        "paper's number, and in round brackets ours minus it.",
     ]
     for block in table.blocks:
         notes = map(escaped, block.notes)
@@ -213,23 +225,35 @@ _CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become 
 
 
 def _block_markdown(block: Block) -> str:
-    lines = [
-        [
-            escaped(line.title) + (DAGGER if line.capped else ""),
-            *(_cell_markdown(cell) for cell in line.cells.values()),
-        ]
-        for line in block.lines
-    ]
-    return markdown_table(["model", *COLUMNS.values()], lines, text_columns=1)
+    header = ["model"]
+    for metric, heading in COLUMNS.items():
+        header += [heading, "paper"] if metric in block.in_paper else [heading]
+    lines = []
+    for line in block.lines:
+        cells = [escaped(line.title) + (DAGGER if line.capped else "")]
+        for metric, cell in line.cells.items():
+            cells.append(_ours_markdown(cell))
+            if metric in block.in_paper:
+                cells.append(_paper_markdown(cell))
+        lines.append(cells)
+    return markdown_table(header, lines, text_columns=1)
 
 
-def _cell_markdown(cell: Cell) -> str:
+def _ours_markdown(cell: Cell) -> str:
     number = _number(cell.ours)
     shown = {"best": f"**{number}**", "second": f"<u>{number}</u>", None: number}[cell.mark]
-    if cell.paper is None:
+    if cell.interval is None:
         return shown
-    difference = DASH if cell.difference is None else f"{cell.difference:+.{DIGITS}f}"
-    return f"{shown} ({cell.paper:.{DIGITS}f}, {difference})"
+    low, high = map(_number, cell.interval)
+    return f"{shown} [{low}, {high}]"
+
+
+def _paper_markdown(cell: Cell) -> str:
+    return DASH if cell.paper is None else f"{_number(cell.paper)} ({_difference(cell)})"
+
+
+def _difference(cell: Cell) -> str:
+    return DASH if cell.difference is None else f"{cell.difference:+.{DIGITS}f}"
 
 
 def _footnotes(table: Table) -> list[str]:

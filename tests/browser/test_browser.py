@@ -5,23 +5,18 @@ With FPAREC_SCREENSHOTS naming a folder, pictures of what was seen go there.
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright import sync_api
+from servers import MAIN, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-COMMAND = str(Path(sys.executable).with_name("python"))
-MAIN = "from fparec_pipeline.cli import main; main()"
 PATIENCE_S = 240.0  # two busy cores
 sync_api.expect.set_options(timeout=PATIENCE_S * 1000)
 ARGUMENTS = [
@@ -50,28 +45,10 @@ def chromium() -> str:
     return found
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 def fparec(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"FPAREC_DATA": str(root)}
     result = subprocess.run(
-        [COMMAND, "-c", MAIN, *arguments], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", MAIN, *arguments], env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     return result
@@ -89,26 +66,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def servers(root) -> Iterator[tuple[str, str]]:
     """Addresses of Dagster and MLflow, served by `fparec dev`."""
-    dagster, mlflow = (f"{port}" for port in free_ports(2))
-    output = root / "dev.log"
-    with output.open("w") as log:
-        server = subprocess.Popen(
-            [COMMAND, "-c", MAIN, "dev", "--dagster-port", dagster, "--mlflow-port", mlflow],
-            env=os.environ | {"FPAREC_DATA": str(root)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            last = time.monotonic() + PATIENCE_S
-            urls = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
-            while not (answers(urls[0] + "/server_info") and answers(urls[1] + "/health")):
-                assert server.poll() is None and time.monotonic() < last, output.read_text()
-                time.sleep(0.5)
-            yield urls
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(PATIENCE_S)
+    with served(root) as pages:
+        yield pages.dagster, pages.mlflow
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +118,12 @@ def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
         page.set_viewport_size({"width": 380, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
     screenshot(page, "report-phone")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1046, "height": 720})  # A4 in landscape, less its margins
+    widths = page.locator("table").evaluate_all("tables => tables.map(t => t.offsetWidth)")
+    assert max(widths) <= 1046
+    page.pdf()
+    assert page.locator("details:not([open])").count() == 0
     assert errors == []
 
 
@@ -202,11 +167,34 @@ def test_mlflow_finds_the_run_with_its_tags(servers, page):
     screenshot(page, "mlflow-run")
 
 
-def test_mlflow_sorts_the_runs_by_a_metric(servers, page):
+def test_mlflow_sorts_the_runs_by_clicking_the_column_of_a_metric(servers, page):
     from mlflow import MlflowClient
 
-    experiment = MlflowClient(tracking_uri=servers[1]).get_experiment_by_name("fparec")
-    order = "orderByKey=metrics.%60test%2Fndcg_at_10%60&orderByAsc=false"
-    page.goto(f"{servers[1]}/#/experiments/{experiment.experiment_id}/runs?{order}")
+    client = MlflowClient(tracking_uri=servers[1])
+    experiment = client.get_experiment_by_name("fparec").experiment_id
+    runs = client.search_runs([experiment], "attributes.status = 'FINISHED'")
+    expected = sorted((run.data.metrics["test/ndcg_at_10"] for run in runs), reverse=True)
+    page.set_viewport_size({"width": 2000, "height": 900})  # columns out of sight are not drawn
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs")
     sync_api.expect(page.get_by_text("ml-latest-small/sasrec/seed=0").first).to_be_visible()
+    page.get_by_role("button", name="Columns").first.click()
+    page.get_by_placeholder("Search columns").fill("test/ndcg_at_10")
+    page.get_by_text("test/ndcg_at_10", exact=True).first.click()
+    page.get_by_role("heading", name="Training runs").click()  # closes the list of columns
+    column = "[col-id='metrics.`test/ndcg_at_10`']"
+    # The order on the page is that of `row-index`, whatever the order in the document.
+    shown = """rows => rows.map(r => [Number(r.getAttribute("row-index")),
+        Number(r.querySelector("[col-id='metrics.`test/ndcg_at_10`']")?.textContent || NaN)])
+        .filter(([, value]) => !isNaN(value)).sort(([a], [b]) => a - b).map(([, value]) => value)"""
+
+    def settled(values: list[float]) -> None:
+        last = time.monotonic() + PATIENCE_S
+        while (found := page.locator("[role=row]").evaluate_all(shown)) != values:
+            assert time.monotonic() < last, found
+            page.wait_for_timeout(200)
+
+    page.locator(f"[role=columnheader]{column}").click()
+    settled(expected)
     screenshot(page, "mlflow-runs")
+    page.locator(f"[role=columnheader]{column}").click()
+    settled(expected[::-1])

@@ -6,7 +6,7 @@ from nasty import ASIDE, KEPT, NOTHING, ROWS, SOURCES, files, good_rows, packed,
 
 from fparec_pipeline.config import Dataset
 from fparec_pipeline.datasets.files import DatasetError
-from fparec_pipeline.datasets.readers import read_interactions, stage
+from fparec_pipeline.datasets.readers import collect, read_interactions
 from fparec_pipeline.datasets.splits import make_splits
 
 GOOD = good_rows()
@@ -42,11 +42,11 @@ def test_a_nasty_row_among_good_ones_is_kept_set_aside_or_named(reader, data, tm
         if fate not in (KEPT, ASIDE, NOTHING):
             refused(data, reader, path, fate)
             continue
-        staged, quarantine = tmp_path / "staged.parquet", tmp_path / "quarantine.parquet"
-        rows, aside = stage("shop", read_interactions(path, SOURCES[reader]), staged, quarantine)
+        quarantine = tmp_path / "quarantine.parquet"
+        rows, aside = collect("shop", read_interactions(path, SOURCES[reader]), quarantine, ())
         more = max(1, len(nasty.split()) - 1) if reader == "sequences" else 1
         kept = len(GOOD) + more * (fate == KEPT)
-        assert (rows.collect().height, aside) == (kept, fate == ASIDE), nasty[:80]
+        assert (rows.height, aside) == (kept, fate == ASIDE), nasty[:80]
         if aside:
             assert pl.read_parquet(quarantine)["record"].null_count() == 0
 

@@ -153,6 +153,12 @@ def test_what_the_configuration_does_not_know_is_shown_nowhere(data):
     assert places(config, "beauty", "fparec", 99) == []
 
 
+def test_the_report_is_rendered_with_the_tables(defs, data):
+    job = defs.resolve_job_def("render_tables").asset_layer
+    expected = {"table_1", "table_2", *load_config(data).studies, "report"}
+    assert {key.to_user_string() for key in job.executable_asset_keys} == expected
+
+
 def test_each_study_has_a_training_job(defs):
     for study in ("table_3", "table_4", "benchmark"):
         assert defs.resolve_job_def(f"train_{study}")

@@ -4,6 +4,7 @@ import matplotlib.image
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 from trial_folders import make_history
 
 from fparec_pipeline.results.figures import (
@@ -11,6 +12,8 @@ from fparec_pipeline.results.figures import (
     heatmaps,
     learning_curve,
     mean_distance,
+    mean_entropy,
+    nearest_share,
     over_row_maximum,
     png,
     position_correlation,
@@ -69,6 +72,31 @@ def test_each_row_is_divided_by_its_own_maximum():
 
 def test_the_mean_distance_of_a_row_by_hand():
     assert mean_distance(np.array([[1.0, 0, 0], [1, 1, 0], [1, 1, 2]])) == (2 * 1 + 1 * 1) / 4
+
+
+def random_triangle(n):
+    return np.tril(np.random.default_rng(1).random((n, n)))
+
+
+def test_the_share_of_the_nearest_positions_is_a_naive_loops():
+    weights = random_triangle(9)
+    shares = []
+    for i in range(3, 9):  # the rows of more than three positions
+        near = sum(weights[i][j] for j in range(9) if i - 3 < j <= i)
+        shares.append(near / sum(weights[i]))
+    assert nearest_share(weights, 3) == pytest.approx(sum(shares) / len(shares))
+
+
+def test_in_a_narrow_window_every_position_is_near():
+    assert nearest_share(random_triangle(4), 4) == 1
+
+
+def test_the_entropy_is_scipys_and_takes_rows_of_any_scale():
+    weights = random_triangle(7)
+    rows = [stats.entropy(row[: i + 1]) for i, row in enumerate(weights)]
+    assert mean_entropy(weights) == pytest.approx(np.mean(rows))
+    assert mean_entropy(weights * 7) == pytest.approx(np.mean(rows))
+    assert mean_entropy(np.eye(3)) == 0
 
 
 def test_heatmaps_are_dark_where_the_weight_is_and_say_what_is_missing():

@@ -15,11 +15,6 @@ def data(tmp_path):
     return root
 
 
-@pytest.fixture
-def config(data):
-    return load_config(data)
-
-
 def only_row(data, config):
     (row,) = trials_frame(data, config).to_dicts()
     return row

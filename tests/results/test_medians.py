@@ -1,7 +1,7 @@
 import pytest
 from trial_folders import make_attempt, write_finished, write_splits
 
-from fparec_pipeline.config import ConfigError, Study, load_config
+from fparec_pipeline.config import ConfigError, Study
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.medians import leaderboard, study_medians
@@ -16,11 +16,6 @@ def data(tmp_path):
     for dataset in ("beauty", "toys"):
         write_splits(root, dataset)
     return root
-
-
-@pytest.fixture
-def config(data):
-    return load_config(data)
 
 
 def finish(data, config, dataset, model, seed, value, *, hit_cap=False, **changes):

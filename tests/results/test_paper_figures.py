@@ -16,6 +16,7 @@ from fparec_pipeline.results.paper_figures import (
     is_drawable,
     learned_attention,
     read_weights,
+    shows_the_paper,
     trials_of,
     write,
 )
@@ -28,11 +29,6 @@ MODELS = "[defaults]\nn = 6\nd = 4\nk = 3\n"
 def data(tmp_path):
     (tmp_path / "models.toml").write_text(MODELS)
     return DataRoot(tmp_path)
-
-
-@pytest.fixture
-def config(data):
-    return load_config(data)
 
 
 def random_weights(arm, n, d=4, k=3):
@@ -125,6 +121,41 @@ def test_the_handcrafted_patterns_look_back_as_far_as_their_equations_say(data, 
             weights = [weight(j) for j in range(1, n + 1)]
             mean = sum(w * (n - j) for j, w in enumerate(weights, start=1)) / sum(weights)
             assert found[f"{title}, n = {n}"] == pytest.approx(mean, abs=0.051)
+
+
+def falling(n, rate):
+    """exp(−rate × distance), the past only."""
+    distance = np.subtract.outer(np.arange(n), np.arange(n))
+    return np.where(distance >= 0, np.exp(-rate * np.abs(distance)), 0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([falling(50, 0.1), falling(50, 1.0)], (True, True)),
+        ([falling(50, 1.0), falling(50, 0.1)], (True, False)),
+        ([falling(50, 0.1), falling(50, 0.1)], (True, False)),
+        ([falling(50, 0.0), falling(50, 1.0)], (False, True)),
+        ([falling(50, 0.0)], (False, None)),
+        ([falling(50, -0.5)], (False, None)),  # the oldest weigh most
+    ],
+)
+def test_whether_a_pattern_is_the_papers(layers, expected):
+    assert shows_the_paper(layers) == expected
+
+
+def test_under_the_figure_stands_whether_it_shows_what_the_paper_describes(data, config):
+    weights = random_weights("parec", 6)
+    for block in range(2):
+        weights[f"blocks.{block}.mixer.R"] = np.zeros((6, 6), np.float32)
+    finish(data, config, "parec", weights=weights)
+    notes = draw("figure_3", "beauty", config, data).notes
+    assert "PARec, n = 6, layer 2: the last row's weight lies 2.5 positions back" in notes[1]
+    assert "have 83% of a row's weight (83% if all weighed alike)" in notes[1]  # the last: 5 of 6
+    assert notes[2] == (
+        "As the paper describes? PARec, n = 6: nearer positions weigh more: no, not clearly; "
+        "the second layer is sharper: no, not clearly"
+    )
 
 
 def test_a_missing_trial_is_a_gap_that_names_the_command(data, config):

@@ -1,22 +1,17 @@
 """The report: honest about what is missing, escaped, and asking nobody for anything."""
 
+import json
 import re
 
 import pytest
-from trial_folders import make_attempt, write_finished
+from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.training.record import RANKS
 
 ARMS = ("sasrec", "linear_attention", "token_mixing", "parec", "fparec")
-
-
-@pytest.fixture
-def data(tmp_path):
-    return DataRoot(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +58,43 @@ def test_a_finished_arm_has_median_paper_difference_and_interval(data):
     assert 'data-value="0.0834"' in html
     assert "+0.0013" in html  # 0.0834 against the paper's 0.0821
     assert "0.0000–1.0000" in html  # two users, one hit
+
+
+def test_the_rivals_are_tested_against_the_studys_own_hero(data):
+    """Plain FPARec is `fparec_without_position` where the position embedding varies."""
+    finish(data, ["fparec", "fparec_with_position"])
+    html = html_of(data)
+    section = html.partition('<section id="position_embedding">')[2].partition("</section>")[0]
+    assert "<summary>FPARec, without position embedding against each rival</summary>" in section
+    assert "<td>HR@10</td><td>FPARec, with position embedding</td>" in section
+
+
+def test_tables_1_and_2_have_words_and_units_for_headings_and_titles_for_names(data):
+    write_splits(data, "beauty")
+    stats = {"users": 22363, "items": 12101, "interactions": 198502, "average_length": 8.8763}
+    files = {f"{name}.parquet": "" for name in ("train", "valid", "test", "items", "users")}
+    content = {"dataset": "beauty", "data_hash": "d", "files": files} | stats
+    (data.splits("beauty") / "stats.json").write_text(json.dumps(content))
+    html = html_of(data)
+    first, second = (html.partition(f'<section id="table_{n}">')[2] for n in (1, 2))
+    for word in ("<th>width d</th>", "<th>window n (items)</th>", "<td>FPARec</td>", "d² + 2kn"):
+        assert word in first
+    assert "Yelp 2019 (<code>fparec run --datasets yelp</code>)" in second  # not prepared
+    line = next(line for line in second.splitlines() if "<td>Amazon Beauty</td>" in line)
+    ours, printed = ("22,363", "12,101", "198,502"), ("22,363", "12,101", "200,000")
+    pairs = [cell for pair in zip(ours, printed, strict=True) for cell in pair]
+    expected = ["Amazon Beauty", *pairs, "8.88", "8.88"]
+    assert re.findall(r">([^<>]+)</td>", line) == expected
+
+
+def test_each_claim_and_table_says_at_which_window(data):
+    finish(data, ["fparec"])
+    html = html_of(data)
+    assert "MovieLens 1M (n = 200), Amazon Beauty (n = 50)" in html
+    assert "<h3>Amazon Beauty, n = 50</h3>" in html
+    section = html.partition('<section id="sequence_length">')[2]
+    assert "<h3>Amazon Beauty</h3>" in section
+    assert "FPARec, middle window (n = 100)" in section
 
 
 def test_a_trial_with_damaged_ranks_has_no_interval(data, caplog):

@@ -2,36 +2,25 @@
 
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 from tiny import PACKAGED, splits_of
-from trial_folders import make_attempt, write_finished, write_splits
+from trial_folders import write_arms
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.splits import training_lengths
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.significance import bootstrap_interval, per_user
 from fparec_pipeline.results.studies import render, rendered_study, table_names
+from fparec_pipeline.training.record import RANKS
 
 HR = "test/hr_at_10"
 
 
-@pytest.fixture
-def data(tmp_path):
-    return DataRoot(tmp_path)
-
-
-@pytest.fixture
-def config(data):
-    return load_config(data)
-
-
 def finish(data, config, dataset, values):
-    """Trials of these arms, all seeds alike: HR@10 as given, all else 0.5."""
-    write_splits(data, dataset)
-    for arm, value in values.items():
-        for seed in (0, 1, 2):
-            attempt = make_attempt(config, dataset, arm, seed)
-            write_finished(data, attempt, {HR: value})
+    """Trials of these arms with such an HR@10."""
+    write_arms(data, config, dataset, {arm: {HR: value} for arm, value in values.items()})
 
 
 def lines(table):
@@ -168,6 +157,29 @@ def test_a_study_lists_the_datasets_on_which_it_was_begun(data, config):
     finish(data, config, "beauty", {"average": 0.1})  # no arm of Table 3
     table = rendered_study("table_3", config, data)
     assert [block.dataset for block in table.blocks] == ["ml-latest-small"]
+
+
+def test_each_median_stands_with_its_interval_over_users(data, config):
+    finish(data, config, "beauty", {"fparec": 0.08, "popularity": 0.01})
+    text, rows = render("table_3", config, data)
+    ranks = np.array([3, 40])  # those of every trial that `trial_folders` writes
+    for model, title, seeds in (("fparec", "FPARec", 3), ("popularity", "Popularity", 1)):
+        cells = next(line for line in text.splitlines() if line.startswith(f"| {title} ")).split(
+            " | "
+        )
+        for metric, cell in ((HR, cells[1]), ("test/ndcg_at_10", cells[3])):
+            low, high = bootstrap_interval(per_user(np.stack([ranks] * seeds), metric))
+            assert cell.endswith(f" [{low:.4f}, {high:.4f}]")
+            (row,) = [r for r in rows if (r["model"], r["metric"]) == (model, metric)]
+            assert row["interval"] == (low, high)
+    assert "| PARec | — | 0.0806 (—) | — | 0.0395 (—) | — | — |" in text
+
+
+def test_damaged_ranks_leave_the_median_without_its_interval(data, config, caplog):
+    finish(data, config, "beauty", {"fparec": 0.08})
+    (data.trial("beauty", "fparec", 1) / RANKS).write_bytes(b"no parquet")
+    assert "| FPARec | 0.0800 | 0.0821 (-0.0021) |" in render("table_3", config, data)[0]
+    assert "No interval" in caplog.text
 
 
 def test_every_packaged_study_renders_without_any_trial(data):
