@@ -1,11 +1,11 @@
-# make install | quickstart | test | test-faults | test-browser | reliability | lint | dev | bench
+# make install | quickstart | test | test-faults | test-browser | reliability | audit | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-faults test-browser reliability lint dev bench
+.PHONY: install quickstart test test-faults test-browser reliability audit lint dev bench
 
 install: $(STAMP)
 
@@ -24,6 +24,7 @@ test: install
 
 test-faults: install
 	$(BIN)/pytest -m fault
+	$(BIN)/python tests/faults/coverage_guided.py
 
 reliability: install
 	$(BIN)/pytest -m fault --reliability
@@ -32,6 +33,14 @@ reliability: install
 test-browser: install
 	command -v chromium >/dev/null || (apt-get update && apt-get install -y chromium)
 	$(BIN)/pytest -m browser tests/browser
+
+# Against PyPI's vulnerability database where it can be had: where it knows of one that is known.
+# --strict: what it could not look up fails too.
+KNOWN := https://pypi.org/pypi/jinja2/3.1.2/json
+audit: install
+	@if $(BIN)/python -c "import requests; assert requests.get('$(KNOWN)', timeout=20).json()['vulnerabilities']" 2>/dev/null; \
+	then $(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off --requirement constraints.txt; \
+	else echo "audit: not done, the vulnerability database of pypi.org cannot be had here"; fi
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,9 +5,11 @@
     python benchmarks/growth.py users           # epoch, 10⁴ … 10⁶ users
     python benchmarks/growth.py preprocess      # CSV to splits, beside pandas, to 32 million rows
 
-Each prints a table with the fitted slope (log-log, least squares) and writes results/growth-*.json
-and a plot. Every point is measured in a process of its own: the peak is its VmHWM less what was
-resident after the imports. Data are generated; `--small` takes the smallest sizes only.
+Each prints a table with the fitted law and writes results/growth-*.json and, at full size, the
+plot images/growth-*.png. A law is a + b·x (for the window + c·x²), the least squares
+of the relative deviations with no term below zero. Every point is measured in a process of its
+own: the peak is its VmHWM less what was resident after the imports. Data are generated; `--small`
+takes the smallest sizes only.
 """
 
 import argparse
@@ -21,15 +23,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
+from scipy.optimize import nnls
 
 from fparec_pipeline.config import Dataset, Hyperparameters, Source, Trial, load_config
 from fparec_pipeline.datasets.splits import Splits, logical_hash, make_splits
 from fparec_pipeline.paths import DataRoot
 
+mpl.use("Agg")
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+IMAGES = HERE / "images"
 
 # MovieLens-32M: rows, users, items.
 ROWS, USERS, ITEMS = 32_000_204, 200_948, 84_432
@@ -164,23 +171,27 @@ def _with_pandas(path: str, folder: str, dtype: dict[str, str]) -> Point:
     return {"seconds": seconds, "data_hash": logical_hash(splits)}
 
 
-def measure_epoch(users: int, items: int, length: int, n: int, loss: str, folder: str) -> Point:
-    """Seconds of the quicker of two training epochs of FPARec (one thread, d 50, k 8)."""
+def measure_epoch(
+    users: int, items: int, length: int, n: int, loss: str, folder: str, model: str = "fparec"
+) -> Point:
+    """Seconds of the quicker of two training epochs (one thread, d 50, FPARec with k 8)."""
     from fparec_pipeline.training.record import read_record, view_trial
     from fparec_pipeline.training.trial import run_trial
 
     splits = generated_splits(users, items, length)
-    changes = {"n": n, "k": 8, "min_epochs": 1, "max_epochs": 2, "loss": loss, "negatives": 256}
-    base = load_config().trial("beauty", "fparec", 0).hyperparameters.model_dump()
+    changes = {"n": n, "min_epochs": 1, "max_epochs": 2, "loss": loss, "negatives": 256}
+    if model == "fparec":
+        changes["k"] = 8
+    base = load_config().trial("beauty", model, 0).hyperparameters.model_dump()
     trial = Trial(
         dataset="generated",
-        model="fparec",
+        model=model,
         seed=0,
         hyperparameters=Hyperparameters(**base | changes),
     )
     data = DataRoot(Path(folder))
     run_trial(trial, splits, data, device="cpu")
-    view = view_trial(data.trial("generated", "fparec", 0))
+    view = view_trial(data.trial("generated", model, 0))
     assert view and read_record(view.folder)  # noqa: S101
     fastest = float(view.history["targets_per_second"].max())  # type: ignore[arg-type]
     targets = users * min(length - 3, n)
@@ -217,11 +228,14 @@ def measured(name: str, **arguments: Any) -> Point:
 
 
 def window(small: bool) -> list[Point]:
-    """Full windows of n targets, 256 users, 1,000 items."""
+    """Full windows of n targets, 256 users, 1,000 items; the three kinds of attention."""
     sizes = (50, 100) if small else (50, 100, 200, 500, 1000)
     shape = {"users": 256, "items": 1000, "loss": "cross_entropy"}
     return [
-        {"curve": "FPARec", "x": n} | measured("epoch", n=n, length=n + 3, **shape) for n in sizes
+        {"curve": curve, "x": n}
+        | measured("epoch", n=n, length=n + 3, model=curve.lower(), **shape)
+        for curve in ("FPARec", "PARec", "SASRec")
+        for n in sizes
     ]
 
 
@@ -262,38 +276,83 @@ def preprocess(small: bool) -> list[Point]:
     return points
 
 
+DEGREES = {"window": 2}  # of the law; 1 where none is named
+AXES = {
+    "window": "n: targets of each of 256 users",
+    "catalogue": "items (2,560 targets)",
+    "users": "users (4 targets each)",
+    "preprocess": "rows of the CSV",
+}
+LABELS = {
+    "FPARec": "epoch of FPARec",
+    "PARec": "epoch of PARec",
+    "SASRec": "epoch of SASRec",
+    "cross_entropy": "epoch, exact cross-entropy",
+    "sampled_softmax": "epoch, 256 sampled negatives",
+    "preprocess": "this project",
+    "pandas": "pandas",
+    "pandas_integers": "pandas, identifiers as integers",
+}
 CURVES = {"window": window, "catalogue": catalogue, "users": users, "preprocess": preprocess}
 
 
-def slope(points: list[Point], of: str) -> float:
-    """The exponent of the fitted power law."""
-    x, y = (np.log([max(point[key], 1e-9) for point in points]) for key in ("x", of))
-    return float(np.polyfit(x, y, 1)[0])
+def law(points: list[Point], of: str, degree: int) -> tuple[np.ndarray, float]:
+    """Coefficients of 1, x, x², … (degree + 1,), and the largest relative deviation."""
+    x, y = (np.array([point[key] for point in points], float) for key in ("x", of))
+    design = np.vander(x, degree + 1, increasing=True) / y[:, None]
+    scale = design.max(0)  # columns alike, or nnls stops at once
+    coefficients = nnls(design / scale, np.ones(len(y)))[0] / scale
+    return coefficients, float(np.abs(design @ coefficients - 1).max())
 
 
-def report(name: str, points: list[Point]) -> None:
-    """Print the table, write the JSON and the plot."""
-    import matplotlib
+def written(coefficients: np.ndarray, deviation: float) -> str:
+    """The law as the table has it: terms of nothing are left out."""
+    terms = zip(coefficients, ("", "·x", "·x²"), strict=False)
+    text = " + ".join(f"{value:.2g}{power}" for value, power in terms if value)
+    return f"{text} (± {deviation:.0%})"
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    print(f"| {name} | size | seconds | peak MiB above imports |\n|---|---:|---:|---:|")
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8))
+def row(curve: str, size: str, seconds: str, peak: str) -> None:
+    """One row of the table."""
+    print(f"| {curve} | {size} | {seconds} | {peak} |")
+
+
+def report(name: str, points: list[Point], small: bool) -> None:
+    """Print the table and write the JSON and the plot."""
+    row(name, "size", "seconds", "peak MiB above imports")
+    row("---", "---:", "---:", "---:")
+    laws = {}
     for curve in dict.fromkeys(point["curve"] for point in points):
         own = [point for point in points if point["curve"] == curve]
+        laws[curve] = {key: law(own, key, DEGREES.get(name, 1)) for key in ("seconds", "peak_mib")}
         for p in own:
-            print(f"| {curve} | {p['x']:,} | {p['seconds']:.2f} | {p['peak_mib']:,.0f} |")
-        print(f"| {curve} | slope | {slope(own, 'seconds'):.2f} | {slope(own, 'peak_mib'):.2f} |")
-        for axis, key in zip(axes, ("seconds", "peak_mib"), strict=True):
-            axis.loglog([p["x"] for p in own], [p[key] for p in own], "o-", label=curve)
-            axis.set(xlabel=name, ylabel=key)
-    axes[0].legend(fontsize=7)
-    figure.tight_layout()
+            row(curve, f"{p['x']:,}", f"{p['seconds']:.2f}", f"{p['peak_mib']:,.0f}")
+        row(curve, "law", *(written(*fitted) for fitted in laws[curve].values()))
     RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / f"growth-{name}.png", dpi=80)
     content = {"machine": platform.platform(), "points": points}
     (RESULTS / f"growth-{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    if not small:
+        plot(name, points, laws)
+
+
+def plot(name: str, points: list[Point], laws: dict[str, dict[str, Any]]) -> None:
+    """Points and fitted laws, seconds and memory side by side, log-log."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    for colour, (curve, own_laws) in enumerate(laws.items()):
+        own = [point for point in points if point["curve"] == curve]
+        sizes = np.geomspace(own[0]["x"], own[-1]["x"], 50)
+        for axis, (key, (terms, _)) in zip(axes, own_laws.items(), strict=True):
+            axis.loglog(sizes, np.polyval(terms[::-1], sizes), f"C{colour}", alpha=0.5)
+            axis.loglog(
+                [p["x"] for p in own], [p[key] for p in own], f"C{colour}o", label=LABELS[curve]
+            )
+    for axis, what in zip(axes, ("seconds", "peak MiB above imports"), strict=True):
+        axis.set(xlabel=AXES[name], ylabel=what)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    IMAGES.mkdir(exist_ok=True)
+    figure.savefig(IMAGES / f"growth-{name}.png", dpi=110)
 
 
 def main() -> None:
@@ -305,7 +364,7 @@ def main() -> None:
     parser.add_argument("curve", choices=CURVES)
     parser.add_argument("--small", action="store_true", help="the smallest sizes only")
     options = parser.parse_args()
-    report(options.curve, CURVES[options.curve](options.small))
+    report(options.curve, CURVES[options.curve](options.small), options.small)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def figure(
     name = f"figure_{known(number, [n.removeprefix('figure_') for n in FIGURES], 'figure')}"
     drawn = draw(name, dataset, config, data)
     for note in drawn.notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     for path in write(drawn, data):
         typer.echo(path)
 
@@ -473,7 +473,7 @@ def _print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str
     title = config.datasets[dataset].title or dataset
     console.print(Markdown(f"# {escaped(title)}\n\n{leaderboard_markdown(rows, config)}"))
     if licence := config.datasets[dataset].licence:
-        console.print(f"Licence of the data: {licence}", highlight=False)
+        console.print(f"Licence of the data: {licence}", markup=False, highlight=False)
 
 
 def _print_next_steps() -> None:

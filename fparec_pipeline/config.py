@@ -15,6 +15,7 @@ import datetime
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -351,6 +352,15 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     raise ConfigError(f"There is no {what} {name!r}.{hint} There are: {', '.join(names)}.")
 
 
+def masked(text: str) -> str:
+    """`text` with the password of every address in it replaced by ***, as it may be shown.
+
+    A password is what stands before the @ of an address, or a parameter of it that is called so.
+    """
+    text = re.sub(r"(://[^:/@\s]*:)(?!\d+/)\S*@", r"\1***@", text)  # digits and / are a port
+    return re.sub(r"(?i)([?&][\w-]*(?:password|secret|token)[\w-]*=)[^&\s]*", r"\1***", text)
+
+
 def load_config(data: DataRoot | None = None) -> Config:
     """The packaged configuration with the data root's files of the same names laid over it.
 
@@ -359,6 +369,7 @@ def load_config(data: DataRoot | None = None) -> Config:
     """
     root = (data or DataRoot.default()).root
     arms = _layered("models.toml", root)
+    _check_names(arms, _where("models.toml", root))
     defaults = arms.pop("defaults")
     tables = {name: arm for name, arm in arms.items() if isinstance(arm, dict)}
     paper = _read_toml(PACKAGE / "paper.toml")
@@ -395,6 +406,7 @@ def _with_studies(config: Config, entries: dict[str, StudyEntry], where: str) ->
         names = []
         if study in config.models:
             raise ConfigError(f"{where} [{study}]: an arm has that name already.")
+        _check_names(entry.variants, f"{where} [{study}.variants]")
         for variant_name, variant in entry.variants.items():
             for base in entry.models:
                 try:
@@ -468,10 +480,17 @@ def _where(file: str, root: Path) -> str:
 
 
 def _entries(model: type[M], file: str, root: Path) -> dict[str, M]:
-    return {
-        name: _parse(model, entry, f"{_where(file, root)} [{name}]")
-        for name, entry in _layered(file, root).items()
-    }
+    where, entries = _where(file, root), _layered(file, root)
+    _check_names(entries, where, also="-." if model is Dataset else "")
+    return {name: _parse(model, entry, f"{where} [{name}]") for name, entry in entries.items()}
+
+
+def _check_names(names: Iterable[str], where: str, also: str = "") -> None:
+    """Names become folders, Dagster's assets and partition keys, which not every text can be."""
+    for name in names:
+        if not re.fullmatch(rf"\w[\w{re.escape(also)}]*", name, re.ASCII):
+            allowed = ", ".join(["ASCII letters, digits, _", *also])
+            raise ConfigError(f"{where} [{name}]: a name is made of {allowed}.")
 
 
 def _layered(file: str, root: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Notable:
 * Short runs go through `dg.materialize` in process (about a second each, against ten for a run of
   its own), on the instance that `dagster dev` shows.
 * Workers are spawned and watch their parent: when it dies, however it dies, they end.
-* A trial that fails does not stop the others.
+* A trial that fails, or whose worker is killed, does not stop the others.
 * A run holds an flock while it lasts. The kernel frees it when the process dies, however it dies:
   that is how `settle_dead_runs` knows a run that Dagster still shows as started.
 """
@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -45,6 +46,10 @@ ALIVE = "fparec/alive"  # a run's tag: the file that the run's process keeps loc
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 POLL_SECONDS = 0.2
 STOP_SECONDS = 5.0
+WORKER_KILLED = (
+    "a training process was killed, for lack of memory most often, and this trial with it. "
+    "The same command resumes it from its last checkpoint."
+)
 
 
 @dataclass(frozen=True)
@@ -188,30 +193,45 @@ def train(
 ) -> Iterator[Outcome]:
     """Materialise trials in `workers` processes; yields each as it ends.
 
-    On CUDA the seeds of an arm go to one worker, which trains them as one stack.
+    On CUDA the seeds of an arm go to one worker, which trains them as one stack. When a worker is
+    killed, what was in progress fails, and new workers train the others.
     """
+    waiting = deque(together(trials, options.device))
+    while waiting:
+        yield from _train_in_pool(waiting, options, workers, on_progress)
+
+
+def _train_in_pool(
+    waiting: deque[list[Trial]],
+    options: Options,
+    workers: int,
+    on_progress: Callable[[Progress], None],
+) -> Iterator[Outcome]:
+    """Takes groups off `waiting` until none is left or a killed worker has broken the pool."""
     context = multiprocessing.get_context("spawn")
     news = context.Queue()
     with ProcessPoolExecutor(workers, context, _start_worker, (news, os.getpid())) as pool:
-        waiting = iter(together(trials, options.device))
         pending: dict[Future[list[str | None]], list[Trial]] = {}
+        broken = False
         try:
             while True:
                 # No more than can run: a trial that waits in the pool could not be taken back.
-                while len(pending) < workers and (group := next(waiting, None)):
+                while waiting and not broken and len(pending) < workers:
                     try:
-                        pending[pool.submit(_train_group, group, options)] = group
-                    except BrokenProcessPool as error:  # a worker was killed: memory, most often
-                        yield from (Outcome(trial, str(error)) for trial in group)
+                        future = pool.submit(_train_group, waiting[0], options)
+                        pending[future] = waiting.popleft()
+                    except BrokenProcessPool:  # a worker that had nothing to do was killed
+                        broken = True
                 if not pending:
                     return
                 done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for progress in _drain(news):
                     on_progress(progress)
                 for future in done:
-                    group = pending.pop(future)
-                    failure = future.exception()
-                    errors = [str(failure)] * len(group) if failure else future.result()
+                    group, failure = pending.pop(future), future.exception()
+                    broken = broken or isinstance(failure, BrokenProcessPool)
+                    reason = WORKER_KILLED if broken else str(failure)
+                    errors = [reason] * len(group) if failure else future.result()
                     yield from map(Outcome, group, errors)
         except BaseException:
             _stop(multiprocessing.active_children())

@@ -25,10 +25,12 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     scripts = Path(sys.executable).parent
     home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
     environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
+    environment["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # with its password: not for `ps`
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes of no use here
     dagster = [str(scripts / "dagster"), "dev", "-h", HOST, "-p", str(dagster_port)]
     dagster += ["-m", "fparec_pipeline.definitions"]
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
-    mlflow += ["--backend-store-uri", tracker.uri, "--workers", "1"]
+    mlflow += ["--workers", "1"]
     remote = tracker.uri.startswith(("http://", "https://"))  # it has a page of its own
     commands = [dagster] if remote else [dagster, mlflow]
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 from filelock import FileLock
 
-from fparec_pipeline.config import REFERENCES, Config, Study, load_config
+from fparec_pipeline.config import REFERENCES, Config, Study, load_config, masked
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.figures import learning_curve
 from fparec_pipeline.results.frame import data_hash, is_stale
@@ -75,11 +75,6 @@ _outages: dict[str, float] = {}
 def default_uri(data: DataRoot) -> str:
     """The SQLite store of the data root."""
     return f"sqlite:///{(data.mlflow / 'mlflow.db').resolve()}"
-
-
-def masked(text: str) -> str:
-    """`text` with the password of every address in it replaced by ***."""
-    return re.sub(r"(://[^:/@\s]*:)[^\s/]*@", r"\1***@", text)
 
 
 class Tracker:

@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 from reliability import Collector
+
+# The same examples in every run, however slow the machine; a failing one is printed to be kept.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

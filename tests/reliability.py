@@ -57,7 +57,7 @@ FAULTS = {
     ),
     "same": (
         "two processes are asked for the same trial",
-        "one trains, the other says so; one result",
+        "one trains, the other waits or says so; one result",
     ),
     "bits": (
         "flipped bits in checkpoint, splits, and a trial's files",
@@ -72,8 +72,10 @@ FAULTS = {
         "the trial fails with its epoch and arm; the others go on",
     ),
     "memory": (
-        "memory runs out on the GPU",
-        "the block size is halved once, said and recorded; a second time the trial fails",
+        "memory runs out on the GPU (shown on a CPU, whose allocator fails at a limit of the "
+        "process's address space; never run on CUDA)",
+        "the block size is halved once, said and recorded, and training goes on from the last "
+        "checkpoint; a second time the trial fails with its epoch and arm; the others go on",
     ),
 }
 

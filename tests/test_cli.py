@@ -7,14 +7,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from data_roots import tiny_root
+from processes import wait_until
 
 from fparec_pipeline import cli
 from fparec_pipeline.defs.automation import in_progress
@@ -37,14 +36,6 @@ pytestmark = pytest.mark.timeout(900)
 
 COMMAND = str(Path(sys.executable).with_name("fparec"))
 RUN = ("run", "--datasets", "tiny", "--models", "fparec,sasrec", "--jobs", "2", "--seeds")
-PATIENCE_S = 120.0  # for what takes seconds on an idle machine
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    last = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < last, f"waited in vain: {what}"
-        time.sleep(0.05)
 
 
 def environment(data: DataRoot) -> dict[str, str]:

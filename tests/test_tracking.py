@@ -407,6 +407,12 @@ def test_a_later_sync_completes_what_was_missed(data, config, tmp_path):
         ("at postgresql://me:p@ss@host/db: no", "at postgresql://me:***@host/db: no"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("http://me:pa/ss@host", "http://me:***@host"),
+        (
+            "postgresql://host/db?user=a&password=b&x=1",
+            "postgresql://host/db?user=a&password=***&x=1",
+        ),
+        ("https://host/f.csv?X-Token=b", "https://host/f.csv?X-Token=***"),
     ],
 )
 def test_passwords_are_masked(text, expected):

@@ -3,9 +3,8 @@
 import errno
 import hashlib
 import json
-import os
 import re
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,16 +63,15 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 def atomic(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that is moved onto it when the block ends well.
 
-    On an exception `target` stays as it was and the temporary file is removed.
+    On an exception `target` stays as it was and the temporary file is removed. The file's mode is
+    what the process's umask makes of it, whatever was copied.
     """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     with naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-    temporary = Path(name)
+        temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp's 0600 would keep a shared data root from being shared
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

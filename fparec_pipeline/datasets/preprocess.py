@@ -12,6 +12,7 @@ Notable:
 """
 
 import datetime
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -26,119 +27,130 @@ class SplitsError(DatasetError):
     """Splits that cannot be made, are not there, or are damaged."""
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """Numbered interactions, and what the source calls each user and item."""
+
+    rows: pl.DataFrame  # user, item (Int32), time where there are times; by user, then position
+    user_names: pl.Series  # String (users,): user u's at [u - 1]
+    item_names: pl.Series  # String (items,)
+
+
 def between(
-    rows: pl.LazyFrame, first: datetime.date | None, last: datetime.date | None
-) -> pl.LazyFrame:
+    table: pl.DataFrame, first: datetime.date | None, last: datetime.date | None
+) -> pl.DataFrame:
     """The rows whose `day` (days since 1970 UTC) is in first..last, both included."""
     if first:
-        rows = rows.filter(pl.col("day") >= (first - EPOCH).days)
+        table = table.filter(pl.col("day") >= (first - EPOCH).days)
     if last:
-        rows = rows.filter(pl.col("day") <= (last - EPOCH).days)
-    return rows
+        table = table.filter(pl.col("day") <= (last - EPOCH).days)
+    return table
 
 
-def coded(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """The columns user and item as categories: 4 bytes a row instead of a text."""
-    kinds = {name: pl.Categorical(pl.Categories.random()) for name in ("user", "item")}
-    return rows.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items())
-
-
-def k_core(rows: pl.LazyFrame, core: int) -> pl.LazyFrame:
-    """The largest part of `rows` in which every user and every item has at least `core` rows.
+def k_core(table: pl.DataFrame, core: int) -> pl.DataFrame:
+    """The largest part of `table` in which every user and every item has at least `core` rows.
 
     Users and items below the core are taken away round by round until a round takes none; the
     result does not depend on the order of the rounds. Repeated (user, item) rows count each.
 
     Args:
-        rows: columns user and item and any others; all columns and the order are kept.
+        table: Categorical columns user and item and any others; all columns and the order are
+            kept.
         core: at least 1.
     """
-    table = rows.collect(engine="streaming")
     users, items = _codes(table["user"]), _codes(table["item"])
-    kept = np.arange(table.height)
+    kept = np.ones(table.height, bool)
     while True:
-        u, i = users[kept], items[kept]
-        enough = (np.bincount(u) >= core)[u] & (np.bincount(i) >= core)[i]
+        enough = (np.bincount(users) >= core)[users] & (np.bincount(items) >= core)[items]
         if enough.all():
-            return (table if len(kept) == table.height else table[kept]).lazy()
-        kept = kept[enough]
+            return table.filter(pl.Series(kept))
+        users, items = users[enough], items[enough]
+        kept[kept] = enough
+
+
+def numbers(name: str, size: int) -> pl.Series:
+    """The ids 1..size as a column `name`, Int32."""
+    return pl.Series(name, np.arange(1, size + 1, dtype=np.int32))
 
 
 def _codes(column: pl.Series) -> np.ndarray:
     """A whole number for each distinct value, (rows,) uint32, not necessarily without gaps."""
-    if not isinstance(column.dtype, pl.Categorical):
-        column = column.cast(pl.Categorical(pl.Categories.random()))
     return column.to_physical().to_numpy()
 
 
-def _by_first_appearance(codes: np.ndarray) -> np.ndarray:
-    """Ids from 1 in the order in which the codes first appear, (rows,) int32."""
+def _by_first_appearance(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids from 1 in the order in which the codes first appear, (rows,) int32, and where each
+    first appears, (ids,).
+    """
     rows = len(codes)
     first = np.full(int(codes.max(initial=0)) + 1, rows)
     first[codes[::-1]] = np.arange(rows - 1, -1, -1)  # of equal indices NumPy keeps the last
     present = np.flatnonzero(first < rows)
+    present = present[first[present].argsort()]
     ids = np.zeros(len(first), np.int32)
-    ids[present[first[present].argsort()]] = np.arange(1, len(present) + 1)
-    return ids[codes]
+    ids[present] = np.arange(1, len(present) + 1)
+    return ids[codes], first[present]
 
 
-def numbered(rows: pl.LazyFrame) -> pl.LazyFrame:
+def _chronological(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The places (rows,) sorted by user, then time, then place.
+
+    As one whole number where both fit into 63 bits, because NumPy sorts these with vector
+    instructions. That sort is not stable, so places of equal user and time are put right after.
+    """
+    least, most = int(times.min(initial=0)), int(times.max(initial=0))
+    span = most - least + 1
+    if int(users.max(initial=0)) * span + span >= 1 << 63:
+        return np.lexsort((times, users))
+    key = users * np.int64(span) + (times - least)
+    places = key.argsort()
+    key = key[places]
+    equal = key[1:] == key[:-1]
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    group = places[tied]
+    places[tied] = group[np.lexsort((group, key[tied]))]
+    return places
+
+
+def numbered(table: pl.DataFrame) -> Sequences:
     """Rows sorted and given ids from 1, as the module's docstring says.
 
     Args:
-        rows: columns user, item, time, in the order of the file; others are left out.
-
-    Returns:
-        Columns user, item (Int32), time, user_source, item_source (as they were), sorted by user,
-        then time, then place in the file.
+        table: Categorical columns user and item, and time (Int64), in the order of the file.
     """
-    table = rows.select(
-        pl.col("user").alias("user_source"), pl.col("item").alias("item_source"), "time"
-    ).collect()
-    users = pl.Series("user", _by_first_appearance(_codes(table["user_source"])))
-    table = table.with_columns(users).sort("user", "time", maintain_order=True)
-    items = pl.Series("item", _by_first_appearance(_codes(table["item_source"])))
-    table = table.with_columns(items)
-    return table.lazy().select("user", "item", "time", "user_source", "item_source")
+    users, user_rows = _by_first_appearance(_codes(table["user"]))
+    times = table["time"].to_numpy()
+    places = _chronological(users, times)
+    items, item_places = _by_first_appearance(_codes(table["item"])[places])
+    return Sequences(
+        pl.DataFrame({"user": users[places], "item": items, "time": times[places]}),
+        user_names=table["user"].gather(user_rows).cast(pl.String),
+        item_names=table["item"].gather(places[item_places]).cast(pl.String),
+    )
 
 
-def own_ids(name: str, rows: pl.LazyFrame) -> pl.LazyFrame:
+def own_ids(name: str, table: pl.DataFrame) -> Sequences:
     """Rows of a published file under its own ids, each user's in the order of the file.
 
     Args:
         name: the dataset, for messages.
-        rows: columns order, user, item.
-
-    Returns:
-        Columns user, item (Int32), user_source, item_source (String), sorted by user, then order.
+        table: columns user and item, in the order of the file.
 
     Raises:
         SplitsError: users or items are not exactly 1..N.
     """
-    ids = rows.select(
-        pl.col("user", "item").cast(pl.Int32, strict=False),
-        pl.col("user").alias("user_source"),
-        pl.col("item").alias("item_source"),
-        "order",
-    )
+    ids = table.select(pl.col("user", "item").cast(pl.String).cast(pl.Int32, strict=False))
+    names = {}
     for column in ("user", "item"):
-        least, most, distinct, unfit = (
-            ids.select(
-                pl.col(column).min().alias("least"),
-                pl.col(column).max().alias("most"),
-                pl.col(column).drop_nulls().n_unique().alias("distinct"),
-                pl.col(column).null_count().alias("unfit"),
-            )
-            .collect()
-            .row(0)
-        )
-        if least != 1 or most != distinct or unfit:
+        given = ids[column].drop_nulls().unique().sort()
+        if ids[column].null_count() or not given.equals(numbers(column, len(given))):
             raise SplitsError(
                 f"{name}: a published file keeps its own ids, so {column}s must be numbered 1..N "
-                f"without gaps; there are {distinct:,} from {least} to {most}. Fetch the file "
-                "again, or read it with the reader csv, which numbers anew."
+                f"without gaps; there are {len(given):,}, the largest is {given.max()!r}. Fetch "
+                "the file again, or read it with the reader csv, which numbers anew."
             )
-    return ids.sort("user", "order").drop("order")
+        names[f"{column}_names"] = given.cast(pl.String)
+    return Sequences(ids.sort("user", maintain_order=True), **names)
 
 
 def leave_one_out(sequences: pl.LazyFrame) -> dict[str, pl.LazyFrame]:

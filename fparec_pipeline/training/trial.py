@@ -8,9 +8,12 @@ Notable:
   same fingerprint is resumed from its checkpoint. Anything else is trained anew.
 * A new attempt is trained in a folder of its own beside the old result and takes its place at the
   end, so that a result is never lost to a training that does not finish.
+* When memory runs out, the trial goes on from its last checkpoint with blocks of half the size,
+  once. Its record says so: other blocks round differently.
 * On a CPU, equal configuration, threads and machine give equal bits.
 """
 
+import logging
 import shutil
 import statistics
 import time
@@ -73,6 +76,8 @@ from fparec_pipeline.training.record import (
 )
 from fparec_pipeline.training.sampled import sampled_softmax
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT_SECONDS = 10.0
 PARTS: tuple[Part, Part] = ("valid", "test")
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
@@ -80,6 +85,10 @@ LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 class TrainingDiverged(ArithmeticError):
     """The loss or a score became NaN or infinite."""
+
+
+class OutOfMemory(RuntimeError):
+    """Memory ran out while the trial was trained or ranked."""
 
 
 class Observer(Protocol):
@@ -134,6 +143,7 @@ def run_trial(
     Raises:
         TrialLocked: another process is training this trial.
         TrainingDiverged: the loss or a score is not finite; names the epoch and the arm.
+        OutOfMemory: memory ran out a second time; names the epoch and the arm.
         TrialCorrupt: the finished folder is damaged.
     """
     folder = data.trial(trial.dataset, trial.model, trial.seed)
@@ -149,7 +159,7 @@ def run_trial(
             locks.enter_context(lock_trial(work))
         new = new_attempt(trial, splits, device)
         attempt = _resumable(work, new) or begin_attempt(work, new)
-        record = _Training(trial, splits, work, attempt, observer or Silent()).run()
+        record = _train(trial, splits, work, attempt, observer or Silent())
         if work != folder:
             adopt_finished(folder)
         return record
@@ -262,6 +272,21 @@ def _parameter_groups(model: Recommender, h: Hyperparameters) -> list[dict[str, 
     return [{"params": others}, {"params": learned, "lr": h.attention_learning_rate}]
 
 
+def _train(
+    trial: Trial, splits: Splits, folder: Path, attempt: Attempt, observer: Observer
+) -> TrialRecord:
+    """The attempt's result; when memory runs out, once more from its checkpoint in half blocks."""
+    try:
+        return _Training(trial, splits, folder, attempt, observer).run()
+    except OutOfMemory as error:
+        if attempt.block_parts > 1:
+            raise
+        logger.warning("%s It resumes from its last checkpoint in half blocks.", str(error))
+    # Not in the handler above, where the error still holds the memory of the step that failed.
+    halved = write_sealed(folder / ATTEMPT, attempt.model_copy(update={"block_parts": 2}))
+    return _Training(trial, splits, folder, halved, observer).run()
+
+
 class _Training:
     """The loop over epochs, from a checkpoint or from the start, to the written result."""
 
@@ -288,6 +313,18 @@ class _Training:
         self.saved = time.perf_counter()
 
     def run(self) -> TrialRecord:
+        try:
+            return self._run()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"{_where(self.trial, self.state.epoch)}: memory ran out "
+                f"({str(error).strip().partition(chr(10))[0]}). A smaller batch_size than "
+                f"{self.trial.hyperparameters.batch_size}, or fewer trials at once, need less."
+            ) from error
+
+    def _run(self) -> TrialRecord:
         self.observer.on_checkpoint(self.folder)  # the start
         while not ended(self.trial, self.state):
             self.state.epoch += 1
@@ -337,7 +374,7 @@ class _Training:
         weight, scale = self.model.item_embedding.weight[1:], 1 / self.batches.targets_per_step
         h = self.trial.hyperparameters
         if h.loss == "cross_entropy":
-            return cross_entropy(hidden, weight, wanted, scale)
+            return cross_entropy(hidden, weight, wanted, scale, self.attempt.block_parts)
         if h.loss == "sampled_softmax":
             return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
         assert self.unseen  # noqa: S101
@@ -346,7 +383,8 @@ class _Training:
         return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
 
     def _ranks(self, users: EvaluationSet) -> Ranks:
-        return ranks_of(self.model, users, self.trial, self.state.epoch)
+        parts = self.attempt.block_parts
+        return ranks_of(self.model, users, self.trial, self.state.epoch, parts)
 
     def _tell(self) -> None:
         self.observer.on_epoch(progress_of(self.trial, self.state))
@@ -374,15 +412,17 @@ def ended(trial: Trial, state: TrainingState) -> bool:
     return out_of_patience(trial, state) or state.epoch >= trial.hyperparameters.max_epochs
 
 
-def ranks_of(model: Recommender, users: EvaluationSet, trial: Trial, epoch: int) -> Ranks:
-    """Every user's rank by the model.
+def ranks_of(
+    model: Recommender, users: EvaluationSet, trial: Trial, epoch: int, parts: int = 1
+) -> Ranks:
+    """Every user's rank by the model; `parts` is as in `block_size`.
 
     Raises:
         TrainingDiverged: a score is not finite.
     """
     model.eval()
     try:
-        return rank_targets(network_scorer(model), users)
+        return rank_targets(network_scorer(model, parts), users)
     except NonFiniteScores as error:
         raise diverged(trial, epoch, str(error)) from error
 
@@ -390,9 +430,19 @@ def ranks_of(model: Recommender, users: EvaluationSet, trial: Trial, epoch: int)
 def diverged(trial: Trial, epoch: int, reason: str) -> TrainingDiverged:
     """The error that names the trial and the epoch."""
     return TrainingDiverged(
-        f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {epoch}: {reason}. "
+        f"{_where(trial, epoch)}: {reason}. "
         f"A smaller learning_rate than {trial.hyperparameters.learning_rate} may help."
     )
+
+
+def _where(trial: Trial, epoch: int) -> str:
+    return f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {epoch}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; of torch's errors on a CPU only the text tells."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)
 
 
 def progress_of(trial: Trial, state: TrainingState) -> Progress:

@@ -5,23 +5,18 @@ With FPAREC_SCREENSHOTS naming a folder, pictures of what was seen go there.
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright import sync_api
+from servers import MAIN, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-COMMAND = str(Path(sys.executable).with_name("python"))
-MAIN = "from fparec_pipeline.cli import main; main()"
 PATIENCE_S = 240.0  # two busy cores
 sync_api.expect.set_options(timeout=PATIENCE_S * 1000)
 ARGUMENTS = [
@@ -50,28 +45,10 @@ def chromium() -> str:
     return found
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 def fparec(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"FPAREC_DATA": str(root)}
     result = subprocess.run(
-        [COMMAND, "-c", MAIN, *arguments], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", MAIN, *arguments], env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     return result
@@ -89,26 +66,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def servers(root) -> Iterator[tuple[str, str]]:
     """Addresses of Dagster and MLflow, served by `fparec dev`."""
-    dagster, mlflow = (f"{port}" for port in free_ports(2))
-    output = root / "dev.log"
-    with output.open("w") as log:
-        server = subprocess.Popen(
-            [COMMAND, "-c", MAIN, "dev", "--dagster-port", dagster, "--mlflow-port", mlflow],
-            env=os.environ | {"FPAREC_DATA": str(root)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            last = time.monotonic() + PATIENCE_S
-            urls = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
-            while not (answers(urls[0] + "/server_info") and answers(urls[1] + "/health")):
-                assert server.poll() is None and time.monotonic() < last, output.read_text()
-                time.sleep(0.5)
-            yield urls
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(PATIENCE_S)
+    with served(root) as pages:
+        yield pages.dagster, pages.mlflow
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from fparec_pipeline.config import Source
-from fparec_pipeline.datasets.readers import read_interactions, stage
+from fparec_pipeline.datasets.readers import collect, read_interactions
 from fparec_pipeline.datasets.sources import RawDataError
 
 URL = "https://example.org/file"
@@ -139,32 +139,32 @@ def test_parquet_nulls_and_nans_are_malformed(tmp_path):
     assert rows["problem"].is_null().to_list() == [True, False, False, False]
 
 
-def staged(tmp_path, lines):
+def collected(tmp_path, lines):
     path = tmp_path / "own.csv"
     path.write_text("\n".join(["u,i,t", *lines]))
     rows = read_interactions(path, CSV)
-    return stage("shop", rows, tmp_path / "staged.parquet", tmp_path / "quarantine.parquet")
+    return collect("shop", rows, tmp_path / "quarantine.parquet", ("time",))
 
 
 def test_malformed_rows_are_counted_and_kept_in_quarantine(tmp_path):
-    good, malformed = staged(tmp_path, [*["a,b,1"] * 99, "a,,1"])
+    good, malformed = collected(tmp_path, [*["a,b,1"] * 99, "a,,1"])
     assert malformed == 1
-    assert good.collect().height == 99
+    assert good.height == 99
     kept = pl.read_parquet(tmp_path / "quarantine.parquet")
     assert kept.select("row", "problem").rows() == [(100, "no item")]
     assert json.loads(kept["record"][0]) == {"u": "a", "i": None, "t": "1"}
-    staged(tmp_path, ["a,b,1"])
+    collected(tmp_path, ["a,b,1"])
     assert not (tmp_path / "quarantine.parquet").exists()
 
 
 def test_more_than_one_percent_of_malformed_rows_is_an_error(tmp_path):
     with pytest.raises(RawDataError, match=r"shop: 2 of 101 rows.*no item.*quarantine\.parquet"):
-        staged(tmp_path, [*["a,b,1"] * 99, "a,,1", "a,,1"])
+        collected(tmp_path, [*["a,b,1"] * 99, "a,,1", "a,,1"])
 
 
 def test_an_empty_file_is_an_error(tmp_path):
     with pytest.raises(RawDataError, match="shop: the raw file holds no rows"):
-        staged(tmp_path, [])
+        collected(tmp_path, [])
 
 
 def test_a_gzip_that_was_cut_off_is_an_error(tmp_path):

@@ -1,6 +1,8 @@
 """Where raw files come from, tried against an HTTP server on loopback."""
 
+import base64
 import hashlib
+import logging
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +27,14 @@ class Server:
     def __init__(self):
         self.answers = ["good"]
         self.paths = []
+        self.credentials = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
                 outer.paths.append(self.path)
+                outer.credentials.append(self.headers["Authorization"])
                 outer.reply(self, answer)
 
             def log_message(self, *_args):
@@ -211,6 +215,22 @@ def test_without_a_published_checksum_it_is_recorded_with_a_warning(server, data
     server.answers = ["wrong"]
     with pytest.raises(RawDataError, match=r"delete .*shop\.txt\.sha256"):
         fetch_raw("shop", dataset, data)
+
+
+@pytest.mark.parametrize("answer", ["good", "wrong", 503])
+def test_the_password_of_an_address_reaches_the_server_and_nobody_else(
+    answer, server, data, caplog, capsys
+):
+    server.answers = [answer]
+    address = server.url.replace("://", "://me:s%23cret@")
+    with caplog.at_level(logging.DEBUG):
+        try:
+            fetch_raw("shop", shop(address), data)
+        except RawDataError as error:
+            assert "://me:***@127.0.0.1" in str(error)
+            assert "cret" not in str(error)
+    assert set(server.credentials) == {"Basic " + base64.b64encode(b"me:s#cret").decode()}
+    assert "cret" not in caplog.text + "".join(capsys.readouterr())
 
 
 def test_an_address_without_a_plain_file_name_is_refused(data):

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from outcomes import outcome
 from safetensors.torch import load_file
 from tiny import PACKAGED, rehashed, splits_of, tiny_splits, tiny_trial
 
@@ -110,16 +111,6 @@ def train(trial, splits, path):
 
 def history(folder):
     return pl.read_parquet(folder / HISTORY)
-
-
-def outcome(folder):
-    """All that equal bits are promised for: weights, ranks, losses and metrics."""
-    return {
-        "weights": (folder / WEIGHTS).read_bytes(),
-        "ranks": pl.read_parquet(folder / RANKS).to_dicts(),
-        "history": history(folder).drop("seconds", "targets_per_second").to_dicts(),
-        "metrics": read_record(folder).metrics,
-    }
 
 
 def model_of(trial, splits, folder):

@@ -1,4 +1,4 @@
-"""Other processes, which do harm or suffer it."""
+"""Other processes, which do harm or suffer it, and waiting for what they do."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 PATIENCE_S = 180.0  # for what takes seconds on an idle machine
 
 
