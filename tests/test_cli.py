@@ -31,7 +31,7 @@ from fparec_pipeline.training.record import (
     trial_folders,
 )
 
-# Four runs of the command stand before the first test: a minute on an idle machine.
+# Five runs of the command stand before the first test: a minute on an idle machine.
 pytestmark = pytest.mark.timeout(900)
 
 COMMAND = str(Path(sys.executable).with_name("fparec"))
@@ -69,6 +69,11 @@ def mlflow_runs(data: DataRoot, experiment: str = "fparec", where: str = "") -> 
     return list(client.search_runs([identity], where))
 
 
+def mlflow_statuses(data: DataRoot) -> dict[str, str]:
+    runs = mlflow_runs(data, where="tags.trained = 'true'")
+    return {run.data.tags["model"]: run.info.status for run in runs}
+
+
 @dataclass(frozen=True)
 class History:
     """What `fparec run` did: killed, run again, run once more, and with a trial that failed."""
@@ -76,6 +81,7 @@ class History:
     data: DataRoot
     interrupted: list[str]  # attempts that the kill left unfinished
     going: int  # runs that Dagster showed as going on after the kill
+    statuses: list[dict[str, str]]  # MLflow's, by model: after the kill, and after another's call
     completed: subprocess.CompletedProcess[str]
     trained: dict[tuple[str, int], TrialRecord]
     again: subprocess.CompletedProcess[str]
@@ -85,16 +91,20 @@ class History:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> History:
-    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=80)
+    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=150)
     folders = [data.trial("tiny", model, 0) for model in ("fparec", "sasrec")]
     first = subprocess.Popen([COMMAND, *RUN, "0,1"], env=environment(data))
     wait_until(lambda: all((f / ATTEMPT).exists() for f in folders), "two trials have begun")
+    wait_until(lambda: len(mlflow_statuses(data)) == 2, "MLflow knows both")
     first.kill()
     first.wait()
     wait_until(lambda: not any(map(is_locked, folders)), "the workers ended with their parent")
     unfinished = [folder for folder in folders if not (folder / RECORD).exists()]
     interrupted = [json.loads((folder / ATTEMPT).read_text())["attempt"] for folder in unfinished]
     going = len(dagster_runs(data, *in_progress()))
+    statuses = [mlflow_statuses(data)]
+    fparec(data, "run", "--datasets", "tiny", "--models", "fparec", "--seeds", "0")
+    statuses.append(mlflow_statuses(data))
 
     completed = fparec(data, *RUN, "0,1")
     trained = records(data)
@@ -102,13 +112,22 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
     trained_again = records(data)
     with lock_trial(data.trial("tiny", "sasrec", 2)):  # as another process that trains it does
         failing = fparec(data, *RUN, "2")
-    return History(data, interrupted, going, completed, trained, again, trained_again, failing)
+    first_half = (data, interrupted, going, statuses, completed)
+    return History(*first_half, trained, again, trained_again, failing)
 
 
 @pytest.mark.fault("parent")
 def test_a_killed_command_takes_its_workers_with_it(history):
     assert history.interrupted
     assert history.going
+
+
+@pytest.mark.fault("parent")
+def test_the_next_run_settles_what_mlflow_showed_as_running(history):
+    killed, after = history.statuses
+    assert "RUNNING" in killed.values()
+    settled = {"RUNNING": "KILLED", "FINISHED": "FINISHED"}
+    assert after == {"fparec": "FINISHED", "sasrec": settled[killed["sasrec"]]}
 
 
 @pytest.mark.fault("parent")
@@ -278,7 +297,7 @@ def materialization(on: dg.DagsterInstance, model: str, seed: int) -> dg.AssetMa
 @pytest.fixture(scope="module")
 def copied(history, tmp_path_factory) -> DataRoot:
     """Another data root into which finished trials were copied by hand."""
-    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=80)
+    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=150)
     shutil.copytree(history.data.splits("tiny"), data.splits("tiny"))
     for model, seed in (("fparec", 0), ("sasrec", 1)):
         shutil.copytree(history.data.trial("tiny", model, seed), data.trial("tiny", model, seed))
