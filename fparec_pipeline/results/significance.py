@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.paths import DataRoot
@@ -110,6 +109,8 @@ def paired_p(first: np.ndarray, second: np.ndarray) -> float:
     """
     if np.array_equal(first, second):
         return 1.0
+    from scipy import stats  # a second, which Dagster's code location need not wait
+
     return float(stats.ttest_rel(first, second).pvalue)
 
 
