@@ -3,6 +3,7 @@
 import ast
 import html.parser
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -220,5 +221,8 @@ def test_markdown_shows_every_string_as_text_in_its_cell(name, evil):
     )
     assert " ".join(EVIL.split()) in elements.text
     assert not [tag for tag, _ in elements.found if tag in ("a", "img", "em", "code")]
-    tags = [tag for tag, _ in elements.found]
-    assert tags.count("td") == 5 * (tags.count("tr") - tags.count("table")) or name == "leaderboard"
+    # HTML has as many cells as the header, whatever a row has: the bars of the text tell.
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
+    assert tables
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
