@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.paths import DataRoot
@@ -33,6 +34,7 @@ from fparec_pipeline.training.record import (
     read_record,
     sha256,
     trial_folders,
+    write_atomically,
     write_parquet,
     write_sealed,
 )
@@ -90,7 +92,7 @@ def export_results(
     for dataset in dict.fromkeys(record.dataset for _, record in found):
         ranks = [_labelled(r, f / RANKS) for f, r in found if r.dataset == dataset]
         frame = pl.concat(ranks, how="vertical_relaxed")
-        write_parquet(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
+        _write_ranks(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
     return [_name(record.model_dump()) for _, record in found]
 
 
@@ -161,6 +163,20 @@ def _labelled(record: TrialRecord, path: Path) -> pl.DataFrame:
 def _smallest(frame: pl.DataFrame) -> pl.DataFrame:
     """Integers in the smallest type that holds them."""
     return pl.DataFrame([column.shrink_dtype() for column in frame])
+
+
+def _write_ranks(path: Path, frame: pl.DataFrame) -> None:
+    """Two thirds of what Polars writes: a dictionary of ranks is larger than the ranks."""
+    encodings = {"user": "DELTA_BINARY_PACKED"} | dict.fromkeys(PARTS, "BYTE_STREAM_SPLIT")
+    with write_atomically(path) as part:
+        pq.write_table(
+            frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
+            part,
+            compression="zstd",
+            compression_level=9,
+            use_dictionary=list(IDENTITY),
+            column_encoding=encodings,
+        )
 
 
 def _of_trial(frame: pl.DataFrame | None, row: dict[str, Any]) -> pl.DataFrame | None:
