@@ -111,7 +111,7 @@ def _public_file(name: str, source: Source, folder: Path) -> Path:
 def _no_way(name: str, source: Source, target: Path, expected: str | None, tried: list[str]) -> str:
     lines = [
         f"{name}: the raw file {target.name} cannot be had.",
-        f"  address:  {masked(str(source.address))}",
+        f"  address:  {source.address}",
         f"  checksum: {expected or 'none published; recorded at first use'}",
         *(f"  tried     {attempt}" for attempt in tried),
         f"Put {target.name} by hand into the folder {target.parent}, or set FPAREC_MIRROR to a "
@@ -122,7 +122,7 @@ def _no_way(name: str, source: Source, target: Path, expected: str | None, tried
             f"That checksum was recorded at first use: to accept another edition of the file, "
             f"delete {_record_path(target)}."
         )
-    return "\n".join(lines)
+    return masked("\n".join(lines))  # what was tried names addresses too
 
 
 def _from_mirror(

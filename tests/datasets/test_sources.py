@@ -233,6 +233,16 @@ def test_the_password_of_an_address_reaches_the_server_and_nobody_else(
     assert "cret" not in caplog.text + "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("answer", ["wrong", 404, 503])
+def test_a_token_in_an_address_is_in_no_error(answer, server, data):
+    server.answers = [answer]
+    dataset = shop(f"{server.url}/shop.txt?token=s3cret")
+    with pytest.raises(RawDataError, match=r"\?token=\*\*\*") as caught:
+        fetch_raw("shop", dataset, data)
+    assert "s3cret" not in str(caught.value)
+    assert server.paths[0].endswith("?token=s3cret")
+
+
 def test_an_address_without_a_plain_file_name_is_refused(data):
     for address in ("https://example.org/", "https://example.org/a%2F..%2Fb/.."):
         source = Source(reader="sequences", address=address)
