@@ -229,8 +229,9 @@ def _train_in_pool(
                     on_progress(progress)
                 for future in done:
                     group, failure = pending.pop(future), future.exception()
-                    broken = broken or isinstance(failure, BrokenProcessPool)
-                    reason = WORKER_KILLED if broken else str(failure)
+                    killed = isinstance(failure, BrokenProcessPool)
+                    broken = broken or killed
+                    reason = WORKER_KILLED if killed else str(failure)
                     errors = [reason] * len(group) if failure else future.result()
                     yield from map(Outcome, group, errors)
         except BaseException:
