@@ -9,6 +9,7 @@ Notable:
 """
 
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +150,15 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     values = record.model_dump(exclude={"metrics", "files", "published", "checksum"})
     for column in JSON_COLUMNS:
         values[column] = json.dumps(values[column], sort_keys=True)
-    command = f"fparec run --datasets {record.dataset}"
+    return values | {"command": command(record)} | {name: record.metrics[name] for name in METRICS}
+
+
+def command(record: TrialRecord) -> str:
+    """What trains the trial, or ranks the untrained rows of its dataset, where it is not there."""
+    words = ["fparec", "run", "--datasets", record.dataset]
     if record.trained:
-        command += f" --models {record.model} --seeds {record.seed} --device {record.device}"
-    return values | {"command": command} | {name: record.metrics[name] for name in METRICS}
+        words += ["--models", record.model, "--seeds", str(record.seed), "--device", record.device]
+    return shlex.join(words)
 
 
 def _labelled(record: TrialRecord, path: Path) -> pl.DataFrame:

@@ -26,6 +26,7 @@ from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.figures import learning_curves, svg
 from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
+from fparec_pipeline.results.published import command
 from fparec_pipeline.results.significance import Pair, UserRanks, compare, per_user
 from fparec_pipeline.results.studies import (
     STATISTICS,
@@ -342,8 +343,6 @@ def _provenance(
         record = read_record(folder, verify=False)
         if record is None:
             continue
-        names = (("datasets", row["dataset"]), ("models", row["model"]), ("seeds", row["seed"]))
-        options = "".join(f" --{option} {shlex.quote(str(value))}" for option, value in names)
         link = links.get(row["attempt"], "")
         rows.append(
             row
@@ -353,9 +352,7 @@ def _provenance(
                 "configuration": ", ".join(f"{k} = {v}" for k, v in record.hyperparameters.items()),
                 "hardware": record.hardware,
                 "link": link if link.startswith(("http://", "https://")) else "",
-                "command": f"fparec run{options} --retrain"
-                if record.trained
-                else f"fparec run --datasets {shlex.quote(row['dataset'])}",
+                "command": command(record) + (" --retrain" if record.trained else ""),
             }
         )
     return rows
