@@ -9,6 +9,7 @@ import polars as pl
 from safetensors.numpy import save_file
 
 from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config, reference_fingerprint
+from fparec_pipeline.datasets.splits import TABLES
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import (
     ATTEMPT,
@@ -30,10 +31,15 @@ DATA_HASH = "d" * 16
 PARTS = ("valid", "valid_unseen", "test", "test_unseen")
 
 
-def write_splits(data: DataRoot, dataset: str, data_hash: str = DATA_HASH) -> None:
+def write_splits(
+    data: DataRoot, dataset: str, data_hash: str = DATA_HASH, **statistics: float
+) -> None:
     """As much of a splits folder as these layers look at."""
+    numbers = {"users": 2, "items": 4, "interactions": 8, "average_length": 4.0} | statistics
+    files = dict.fromkeys((f"{table}.parquet" for table in TABLES), "")
+    stats = {"dataset": dataset, "data_hash": data_hash, "files": files} | numbers
     data.splits(dataset).mkdir(parents=True, exist_ok=True)
-    (data.splits(dataset) / "stats.json").write_text(json.dumps({"data_hash": data_hash}))
+    (data.splits(dataset) / "stats.json").write_text(json.dumps(stats))
 
 
 def make_attempt(config: Config, dataset: str, model: str, seed: int, **changes: Any) -> Attempt:

@@ -1,6 +1,5 @@
 """All finished trials as one table, read from their folders: the ground of every result."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from fparec_pipeline.config import (
     known,
     reference_fingerprint,
 )
-from fparec_pipeline.datasets.files import CHECKSUM, seal
-from fparec_pipeline.datasets.preprocess import SplitsError
+from fparec_pipeline.datasets.splits import statistics_on_disk
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import (
     RECORD,
@@ -109,18 +107,8 @@ def data_hash(dataset: str, data: DataRoot) -> str | None:
     Raises:
         SplitsError: their `stats.json` is damaged.
     """
-    path = data.splits(dataset) / "stats.json"
-    if not path.exists():
-        return None
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-        if stats.get(CHECKSUM) and seal(stats) != stats[CHECKSUM]:
-            raise ValueError("its checksum does not fit")
-        return str(stats["data_hash"])
-    except (ValueError, KeyError, AttributeError) as error:
-        raise SplitsError(
-            f"{path} is damaged: {error}. Make the splits again: fparec run --datasets {dataset}"
-        ) from error
+    stats = statistics_on_disk(data.splits(dataset))
+    return None if stats is None else str(stats["data_hash"])
 
 
 def is_stale(attempt: Attempt, config: Config, data_hash: str | None) -> bool:

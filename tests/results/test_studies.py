@@ -1,12 +1,10 @@
 """The tables by their names: the paper's formulas and printed values, shared arms, notes."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
 from tiny import PACKAGED, splits_of
-from trial_folders import write_arms
+from trial_folders import write_arms, write_splits
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.splits import training_lengths
@@ -47,15 +45,8 @@ def test_the_modules_have_the_parameters_of_table_1(data, config):
     assert all(row["paper"] == row["ours"] for row in rows)
 
 
-def write_stats(data, dataset, **numbers):
-    files = {f"{name}.parquet": "" for name in ("train", "valid", "test", "items", "users")}
-    stats = {"dataset": dataset, "data_hash": "d", "files": files} | numbers
-    data.splits(dataset).mkdir(parents=True)
-    (data.splits(dataset) / "stats.json").write_text(json.dumps(stats))
-
-
 def test_table_2_stands_beside_the_papers_and_names_what_has_no_splits(data, config):
-    write_stats(
+    write_splits(
         data, "beauty", users=22363, items=12101, interactions=198502, average_length=8.8763
     )
     text, rows = render("table_2", config, data)
