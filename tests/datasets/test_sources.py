@@ -236,7 +236,9 @@ def test_the_password_of_an_address_reaches_the_server_and_nobody_else(
 @pytest.mark.parametrize("answer", ["wrong", 404, 503])
 def test_a_token_in_an_address_is_in_no_error(answer, server, data):
     server.answers = [answer]
-    dataset = shop(f"{server.url}/shop.txt?token=s3cret")
+    address = f"{server.url}/shop.txt?token=s3cret"
+    source = Source(reader="sequences", address=address, hash=SHA256)
+    dataset = Dataset(sources={"published": source})
     with pytest.raises(RawDataError, match=r"\?token=\*\*\*") as caught:
         fetch_raw("shop", dataset, data)
     assert "s3cret" not in str(caught.value)
