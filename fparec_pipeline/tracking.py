@@ -29,6 +29,7 @@ import polars as pl
 from filelock import FileLock
 
 from fparec_pipeline.config import REFERENCES, Config, Study, load_config, masked
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.figures import learning_curve
 from fparec_pipeline.results.frame import data_hash, is_stale
@@ -42,7 +43,6 @@ from fparec_pipeline.training.record import (
     TrialView,
     is_locked,
     view_trial,
-    write_atomically,
 )
 
 if TYPE_CHECKING:

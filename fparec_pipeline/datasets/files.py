@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from safetensors import SafetensorError
 
 CHECKSUM = "checksum"  # the key of a JSON file under which its seal stands
 
@@ -33,7 +35,7 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except CannotWrite:
         raise
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise CannotWrite(
             f"{path} cannot be written: {error}. What was there before is as it was. Free some "
             "space, or see who may write there, and run the same command again."
@@ -63,15 +65,34 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 def atomic(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that is moved onto it when the block ends well.
 
-    On an exception `target` stays as it was and the temporary file is removed. The file's mode is
-    what the process's umask makes of it, whatever was copied.
+    After a crash at any moment `target` holds the old content or the new, never a part of it; on an
+    exception it stays as it was and the temporary file is removed. The file's mode is what the
+    process's umask makes of it, whatever was copied.
     """
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     with naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.replace(target)
+        with naming(target):
+            _sync(temporary)
+            temporary.replace(target)
+            _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """`atomic` for a block that only writes: whatever goes wrong in it is a `CannotWrite`."""
+    with naming(path), atomic(path) as part:
+        yield part

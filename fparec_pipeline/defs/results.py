@@ -5,6 +5,7 @@ import base64
 import dagster as dg
 
 from fparec_pipeline.config import Config, Study
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import training_keys
@@ -15,7 +16,7 @@ from fparec_pipeline.results.medians import study_medians
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
 from fparec_pipeline.results.studies import render, table_names
 from fparec_pipeline.results.tables import escaped, leaderboard_markdown
-from fparec_pipeline.training.record import write_atomically, write_parquet
+from fparec_pipeline.training.record import write_parquet
 
 # Of the two tables that are no study's.
 TITLES = {

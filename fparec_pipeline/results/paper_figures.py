@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fparec_pipeline.config import Config, ConfigError, Trial
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.figures import (
     NEAREST,
@@ -31,7 +32,7 @@ from fparec_pipeline.results.figures import (
     svg,
 )
 from fparec_pipeline.results.frame import trial_status
-from fparec_pipeline.training.record import WEIGHTS, read_record, write_atomically
+from fparec_pipeline.training.record import WEIGHTS, read_record
 
 FIGURES = {
     "figure_1": "Figure 1: correlation between SASRec's position embeddings, exp(P·Pᵀ/√d)",

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from fparec_pipeline.config import Config
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.frame import METRICS, data_hash, is_stale
 from fparec_pipeline.training.evaluation import metrics_from_ranks
@@ -35,7 +36,6 @@ from fparec_pipeline.training.record import (
     read_record,
     sha256,
     trial_folders,
-    write_atomically,
     write_parquet,
     write_sealed,
 )

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fparec_pipeline.config import Config
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.figures import learning_curves, svg
@@ -36,7 +37,7 @@ from fparec_pipeline.results.studies import (
     with_intervals,
 )
 from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
-from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record, write_atomically
+from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.training.record import (
     CHECKPOINT,
     NO_SEAL,
     TrialCorrupt,
     checkpoint_fits,
-    write_atomically,
     write_checkpoint_seal,
 )
 

@@ -18,7 +18,6 @@ import os
 import platform
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from fparec_pipeline.datasets.files import CHECKSUM, CannotWrite, seal
+from fparec_pipeline.datasets.files import CHECKSUM, seal, write_atomically
 from fparec_pipeline.paths import DataRoot
 
 ATTEMPT = "attempt.json"
@@ -136,37 +135,6 @@ class Progress:
     best_epoch: int
     valid_ndcg_at_10: float
     targets_per_second: float
-
-
-@contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields the path to write to; at the end that file, synced to disk, takes the name `path`.
-
-    After a crash at any moment `path` holds the old content or the new, never a part of it. When
-    the body raises, `path` stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        _sync(part)
-        part.replace(path)
-        _sync(path.parent)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
-        raise CannotWrite(
-            f"{path} cannot be written: {error}. What was there before is as it was. Free some "
-            "space and run the same command again: it goes on from the last checkpoint."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, content: BaseModel | dict[str, Any]) -> None:

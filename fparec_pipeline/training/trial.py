@@ -34,6 +34,7 @@ from fparec_pipeline.config import (
     Trial,
     reference_fingerprint,
 )
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.models.untrained import SCORERS
@@ -70,7 +71,6 @@ from fparec_pipeline.training.record import (
     read_record,
     sha256,
     versions,
-    write_atomically,
     write_parquet,
     write_sealed,
 )

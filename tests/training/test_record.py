@@ -7,6 +7,7 @@ import pytest
 from trial_folders import make_attempt, make_history, write_finished, write_unfinished
 
 from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import (
     ATTEMPT,
@@ -23,7 +24,6 @@ from fparec_pipeline.training.record import (
     trial_folders,
     versions,
     view_trial,
-    write_atomically,
     write_json,
 )
 
@@ -155,7 +155,8 @@ def test_a_killed_process_frees_its_lock_and_its_rest_is_swept(data, attempt):
     folder = write_unfinished(data, attempt)
     script = (
         "import sys, time; from pathlib import Path;"
-        "from fparec_pipeline.training.record import lock_trial, write_atomically\n"
+        "from fparec_pipeline.datasets.files import write_atomically\n"
+        "from fparec_pipeline.training.record import lock_trial\n"
         "folder = Path(sys.argv[1])\n"
         "with lock_trial(folder), write_atomically(folder / 'trial.json') as part:\n"
         "    part.write_text('half'); print('held', flush=True); time.sleep(60)"
