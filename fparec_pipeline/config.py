@@ -172,6 +172,7 @@ class Study(Frozen):
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
     hero: str | None = None  # the arm that the others are tested against; see `Config.hero_of`
+    pairs: tuple[tuple[str, str], ...] = ()  # what is tested instead: first arm against second
 
 
 class Variant(BaseModel):
@@ -199,6 +200,7 @@ class StudyEntry(Frozen):
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
     hero: str | None = None  # the arm that the others are tested against; see `Config.hero_of`
+    pairs: tuple[tuple[str, str], ...] = ()  # what is tested instead: first arm against second
     variants: dict[str, Variant] = {}
     hyperparameters: dict[str, Any] = {}  # what all its variants change
     on: dict[str, dict[str, Any]] = {}  # dataset -> what all its variants change there
@@ -434,6 +436,7 @@ def _with_studies(config: Config, entries: dict[str, StudyEntry], where: str) ->
             datasets=entry.datasets,
             seeds=entry.seeds,
             hero=entry.hero,
+            pairs=entry.pairs,
         )
     return config.model_copy(
         update={
@@ -461,8 +464,9 @@ def _check_references(config: Config, where: str) -> None:
                 known(model, config.models, "model")
             for dataset in study.datasets:
                 known(dataset, config.datasets, "dataset")
-            if study.hero is not None:
-                known(study.hero, study.models, "model of the study")
+            tested = [arm for pair in study.pairs for arm in pair]
+            for arm in tested if study.hero is None else [study.hero, *tested]:
+                known(arm, study.models, "model of the study")
         except ConfigError as error:
             raise ConfigError(f"{where} [{name}]: {error}") from error
     for changes in config.changes_on.values():

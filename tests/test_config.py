@@ -355,6 +355,7 @@ def test_only_fparec_has_a_rank_that_must_fit_its_window(load):
         ('seeds = ["one"]', ["seeds.0", "integer", "'one'"]),
         ('model = ["fparec"]', ["'model'", "did you mean 'models'"]),
         ('hero = "fparek"', ["model of the study 'fparek'", "Did you mean fparec"]),
+        ('pairs = [["fparec", "parek"]]', ["model of the study 'parek'", "Did you mean parec"]),
     ],
 )
 @pytest.mark.fault("configuration")

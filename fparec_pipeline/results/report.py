@@ -120,7 +120,6 @@ class _Section:
             if line.gap is None
             and (found := self.users.read(block.dataset, line.model, line.seeds_of(table)))
         }
-        hero = self._hero(block)
         lines = [self._line(block, line, trials) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
         return {
@@ -131,7 +130,6 @@ class _Section:
             "capped": any(line.capped for line in block.lines),
             "notes": block.notes,
             "tests": self._tests(block, ranks),
-            "hero": next((line.title for line in block.lines if line.model == hero), None),
         }
 
     def _line(self, block: Block, line: Line, trials: pl.DataFrame) -> dict[str, Any]:
@@ -169,15 +167,12 @@ class _Section:
         }
         return windows.pop() if len(windows) == 1 else None
 
-    def _hero(self, block: Block) -> str | None:
-        return self.config.hero_of(self.config.studies[self.name], block.dataset)
-
     def _tests(self, block: Block, ranks: dict[str, Any]) -> list[dict[str, Any]]:
-        """The study's hero against each rival that has its median too."""
-        hero = self._hero(block)
-        if hero is None or hero not in ranks:
-            return []
-        rivals = [line for line in block.lines if line.model in ranks and line.model != hero]
+        """The study's pairs, or its hero against each other line, where both have a median."""
+        study = self.config.studies[self.name]
+        hero = self.config.hero_of(study, block.dataset)
+        titles = {line.model: line.title for line in block.lines}
+        pairs = study.pairs or [(hero, arm) for arm in titles if hero and arm != hero]
         rows = []
         for metric, heading in COLUMNS.items():
             part = metric.partition("/")[0]
@@ -186,11 +181,9 @@ class _Section:
                 for arm, found in ranks.items()
                 if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
             }
-            found = compare(values, [(hero, line.model) for line in rivals])
             rows += [
-                {"metric": heading, "rival": line.title, "test": found[hero, line.model]}
-                for line in rivals
-                if (hero, line.model) in found
+                {"metric": heading, "first": titles[a], "second": titles[b], "test": test}
+                for (a, b), test in compare(values, pairs).items()
             ]
         return rows
 

@@ -60,12 +60,26 @@ def test_a_finished_arm_has_median_paper_difference_and_interval(data):
 
 
 def test_the_rivals_are_tested_against_the_studys_own_hero(data):
-    """Plain FPARec is `fparec_without_position` where the position embedding varies."""
-    finish(data, ["fparec", "fparec_with_position"])
+    """Plain FPARec is `fparec_short` on Beauty where the window varies."""
+    finish(data, ["fparec", "sasrec_middle"])
+    section = (
+        html_of(data).partition('<section id="sequence_length">')[2].partition("</section>")[0]
+    )
+    hero, rival = "FPARec, short window (n = 50)", "SASRec, middle window (n = 100)"
+    assert f"<td>HR@10</td><td>{hero}</td><td>{rival}</td>" in section
+    assert f"<td>{rival}</td><td>" not in section
+
+
+def test_a_study_that_names_pairs_tests_those(data):
+    """Each model without its position embedding against itself with it; plain FPARec has none."""
+    finish(data, ["fparec", "fparec_with_position", "parec", "parec_with_position"])
     html = html_of(data)
     section = html.partition('<section id="position_embedding">')[2].partition("</section>")[0]
-    assert "<summary>FPARec, without position embedding against each rival</summary>" in section
-    assert "<td>HR@10</td><td>FPARec, with position embedding</td>" in section
+    tested = re.findall(r"<td>HR@10</td><td>([^<]+)</td><td>([^<]+)</td>", section)
+    assert tested == [
+        (f"{model}, without position embedding", f"{model}, with position embedding")
+        for model in ("FPARec", "PARec")
+    ]
 
 
 def test_tables_1_and_2_have_words_and_units_for_headings_and_titles_for_names(data):
