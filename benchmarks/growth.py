@@ -350,6 +350,7 @@ def plot(name: str, points: list[Point], laws: dict[str, dict[str, Any]]) -> Non
         axis.set(xlabel=AXES[name], ylabel=what)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
+    figure.suptitle(f"growth.py {name}: points measured, lines fitted", fontsize=10)
     figure.tight_layout()
     IMAGES.mkdir(exist_ok=True)
     figure.savefig(IMAGES / f"growth-{name}.png", dpi=110)
