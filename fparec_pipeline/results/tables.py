@@ -189,13 +189,14 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
 def to_markdown(table: Table) -> str:
     """The table in markdown: best bold, second underlined, footnotes beneath."""
     seeds = ", ".join(str(seed) for seed in table.seeds)
-    parts = [
-        f"## {escaped(table.title)}",
+    caption = (
         f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
         "underlined: second, among the trained models. In square brackets the 95 % interval: a "
-        "bootstrap over users, which does not cover the variance of training. Beside it the "
-        "paper's number, and in round brackets ours minus it.",
-    ]
+        "bootstrap over users, which does not cover the variance of training."
+    )
+    if any(block.in_paper for block in table.blocks):
+        caption += " Beside it the paper's number, and in round brackets ours minus it."
+    parts = [f"## {escaped(table.title)}", caption]
     for block in table.blocks:
         notes = map(escaped, block.notes)
         parts += [f"### {escaped(block.title)}", _block_markdown(block), *notes]
