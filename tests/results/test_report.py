@@ -60,14 +60,14 @@ def test_a_finished_arm_has_median_paper_difference_and_interval(data):
 
 
 def test_the_rivals_are_tested_against_the_studys_own_hero(data):
-    """Plain FPARec is `fparec_short` on Beauty where the window varies."""
-    finish(data, ["fparec", "sasrec_middle"])
-    section = (
-        html_of(data).partition('<section id="sequence_length">')[2].partition("</section>")[0]
-    )
-    hero, rival = "FPARec, short window (n = 50)", "SASRec, middle window (n = 100)"
-    assert f"<td>HR@10</td><td>{hero}</td><td>{rival}</td>" in section
-    assert f"<td>{rival}</td><td>" not in section
+    """The one that it names, against every other arm."""
+    study = '[widths]\ntitle = "Widths"\nmodels = ["fparec"]\ndatasets = ["beauty"]\nseeds = [0]\n'
+    variants = 'hero = "fparec_wide"\nvariants.wide = { d = 64 }\nvariants.narrow = { d = 32 }\n'
+    (data.root / "studies.toml").write_text(study + variants)
+    finish(data, ["fparec_wide", "fparec_narrow"])
+    section = html_of(data).partition('<section id="widths">')[2].partition("</section>")[0]
+    tested = re.findall(r"<td>HR@10</td><td>([^<]+)</td><td>([^<]+)</td>", section)
+    assert tested == [("FPARec, d = 64", "FPARec, d = 32")]
 
 
 def test_a_study_that_names_pairs_tests_those(data):
