@@ -44,13 +44,14 @@ def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
     """The metric of each user, from ranks counted from 1; any shape, float64.
 
     Args:
-        ranks: of the targets.
+        ranks: of the targets, whole numbers of any width.
         metric: "hr_at_10", "ndcg_at_5", …, "mrr", with or without "test/" before it.
 
     Raises:
         ValueError: no such metric.
     """
     name, _, cutoff = metric.rpartition("/")[2].partition("_at_")
+    ranks = ranks.astype(np.float64)  # the logarithm of a uint8 would have half precision
     if name == "mrr":
         return 1 / ranks
     if name not in ("hr", "ndcg") or not cutoff.isdigit():

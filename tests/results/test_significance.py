@@ -31,6 +31,28 @@ def test_per_user_metrics_by_hand():
         per_user(ranks, "test/auc")
 
 
+@pytest.mark.parametrize("width", [np.uint8, np.uint16, np.uint32, np.int64])
+@pytest.mark.parametrize("metric", ["hr_at_10", "ndcg_at_10", "mrr"])
+def test_the_width_of_published_ranks_changes_no_bit(width, metric):
+    ranks = np.arange(1, 101)
+    values = per_user(ranks.astype(width), metric)
+    assert values.dtype == np.float64
+    assert (values == per_user(ranks, metric)).all()
+
+
+def test_a_p_far_below_single_precision_is_no_zero():
+    """Narrow ranks, as published, had single precision, in which such a p is nothing."""
+    ranks = np.random.default_rng(0).integers(1, 40, 5_000)
+    values = {
+        "good": per_user(ranks.astype(np.uint16), "ndcg_at_10")[None],
+        "bad": per_user((ranks + 5).astype(np.uint16), "ndcg_at_10")[None],
+    }
+    gains = [[1 / math.log2(1 + rank) * (rank <= 10) for rank in r] for r in (ranks, ranks + 5)]
+    expected = stats.ttest_rel(*gains).pvalue
+    assert 0 < expected < 1e-200
+    assert compare(values, [("good", "bad")])["good", "bad"].p == pytest.approx(expected, abs=0)
+
+
 @pytest.mark.parametrize("metric", ["hr_at_10", "ndcg_at_10", "mrr"])
 def test_the_interval_is_that_of_a_naive_bootstrap(metric):
     ranks = np.random.default_rng(1).integers(1, 40, (3, 150))
