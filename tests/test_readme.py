@@ -1,4 +1,6 @@
-"""The figures of the README are those of the published trials."""
+"""The figures of the README and of docs/results.md are those of the published trials."""
+
+import runpy
 
 import polars as pl
 
@@ -14,6 +16,16 @@ def test_the_readmes_table_is_that_of_the_published_trials(tmp_path):
     import_results(PUBLISHED, data)
     table, _ = render("table_3", load_config(data), data)
     assert table in (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_results_pages_tables_are_those_of_the_published_trials(tmp_path):
+    data = DataRoot(tmp_path)
+    import_results(PUBLISHED, data)
+    page = (CHECKOUT / "docs" / "results.md").read_text(encoding="utf-8")
+    tables = list(runpy.run_path(str(CHECKOUT / "docs" / "published_tables.py"))["tables"](data))
+    assert tables
+    for table in tables:
+        assert table in page
 
 
 def test_no_published_trial_is_stale(tmp_path):

@@ -1,0 +1,137 @@
+"""Prints the tables of results.md that speak of published trials; run it from the checkout.
+
+Three kinds, for each dataset whose Table 3 is complete: seeds, medians, intervals and paired tests;
+validation by epoch; and what the medians would be had 10,000 users been drawn, as the paper did.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fparec_pipeline.config import REFERENCES, Config, load_config
+from fparec_pipeline.paths import PUBLISHED, DataRoot
+from fparec_pipeline.results.frame import trials_frame
+from fparec_pipeline.results.published import import_results
+from fparec_pipeline.results.significance import UserRanks, compare, per_user
+from fparec_pipeline.results.tables import COLUMNS, markdown_table
+from fparec_pipeline.training.record import HISTORY
+
+EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
+DRAWS, DRAWN_USERS = 2000, 10_000
+HERO = "fparec"
+
+
+def main() -> None:
+    """Import what is published into a folder of its own, and print all tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = DataRoot(Path(folder))
+        import_results(PUBLISHED, data)
+        print("\n\n".join(tables(data)))
+
+
+def tables(data: DataRoot) -> Iterator[str]:
+    """Every table of results.md that speaks of published trials, as markdown.
+
+    Args:
+        data: where `import_results` has put them.
+    """
+    config = load_config(data)
+    study, users = config.studies["table_3"], UserRanks(config, data)
+    finished = trials_frame(data, config).filter(pl.col("attempt").is_not_null())
+    counts = dict(
+        finished.filter(pl.col("model").is_in(study.models)).group_by("dataset").len().iter_rows()
+    )
+    complete = [d for d in study.datasets if counts.get(d) == len(study.models) * len(study.seeds)]
+    for dataset in complete:
+        title = config.datasets[dataset].title or dataset
+        seeds = dict.fromkeys(study.models, study.seeds) | dict.fromkeys(REFERENCES, (0,))
+        yield f"## {title}, test set"
+        for metric, heading in COLUMNS.items():
+            yield f"### {title}: {heading}\n\n{tests(dataset, metric, seeds, config, users)}"
+        yield f"### {title}: validation HR@10\n\n{by_epoch(dataset, seeds, config, data)}"
+        yield f"### {title}: had users been drawn\n\n{drawn(dataset, seeds, config, users)}"
+
+
+def tests(
+    dataset: str, metric: str, seeds: dict[str, tuple[int, ...]], config: Config, users: UserRanks
+) -> str:
+    """A row a model: its seeds, median, interval, and FPARec's paired test against it."""
+    part = metric.partition("/")[0]
+    arms = [arm for arm in seeds if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
+    values = {arm: per_user(users.read(dataset, arm, seeds[arm])[part], metric) for arm in arms}
+    found = compare(values, [(HERO, arm) for arm in arms if arm != HERO])
+    lines = []
+    for arm in arms:
+        of_seeds = values[arm].mean(axis=1)
+        low, high = users.interval(dataset, arm, seeds[arm], metric)
+        test = found.get((HERO, arm))
+        p = "" if test is None else f"{test.p_holm:.2g}" if test.p_holm else "below 1e-300"
+        lines.append(
+            [
+                config.titles[arm],
+                ", ".join(f"{value:.4f}" for value in of_seeds),
+                f"{np.median(of_seeds):.4f}",
+                f"{low:.4f} to {high:.4f}",
+                "" if test is None else f"{test.difference:+.4f}",
+                p,
+            ]
+        )
+    header = ["model", "each seed", "median", "95 % interval", "FPARec minus it", "p (Holm)"]
+    return markdown_table(header, lines, text_columns=1)
+
+
+def by_epoch(
+    dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, data: DataRoot
+) -> str:
+    """A row a model: had training ended after so many epochs, the median over seeds."""
+    lines = []
+    for arm in (arm for arm in seeds if arm not in REFERENCES):
+        histories = [
+            pl.read_parquet(data.trial(dataset, arm, seed) / HISTORY) for seed in seeds[arm]
+        ]
+        cells = [
+            np.median([_best_until(history, epoch) for history in histories])
+            for epoch in (*EPOCHS, max(map(len, histories)))
+        ]
+        lines.append([config.titles[arm], *(f"{cell:.4f}" for cell in cells)])
+    header = ["model", *(f"≤ {epoch} epochs" for epoch in EPOCHS), "all"]
+    return markdown_table(header, lines, text_columns=1)
+
+
+def _best_until(history: pl.DataFrame, epoch: int) -> float:
+    """Validation HR@10 of the epoch, among the first ones, with the best validation NDCG@10."""
+    there = history.filter(pl.col("epoch") <= epoch)
+    return float(there.sort("valid_ndcg_at_10", maintain_order=True)["valid_hr_at_10"][-1])
+
+
+def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users: UserRanks) -> str:
+    """A row a model: HR@10, median over seeds, of users drawn anew for each seed."""
+    generator = np.random.default_rng(0)
+    lines = []
+    for arm in (arm for arm in seeds if arm not in REFERENCES):
+        hits = per_user(users.read(dataset, arm, seeds[arm])["test"], "hr_at_10")
+        # Of a drawn set only its number of hits counts: hypergeometric.
+        total, count = hits.shape[1], hits.sum(axis=1).astype(int)
+        samples = generator.hypergeometric(
+            count, total - count, min(DRAWN_USERS, total), size=(DRAWS, len(hits))
+        )
+        medians = np.median(samples, axis=1) / min(DRAWN_USERS, total)
+        low, high = np.quantile(medians, (0.025, 0.975))
+        printed = config.paper["table_3"][dataset][arm]["hr_at_10"]
+        lines.append(
+            [
+                config.titles[arm],
+                f"{low:.4f} to {high:.4f}",
+                f"{medians.min():.4f} to {medians.max():.4f}",
+                f"{printed:.4f}",
+            ]
+        )
+    header = ["model", "95 % of draws", "all draws", "paper"]
+    return markdown_table(header, lines, text_columns=1)
+
+
+if __name__ == "__main__":
+    main()
