@@ -94,5 +94,6 @@ def _sync(path: Path) -> None:
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """`atomic` for a block that only writes: whatever goes wrong in it is a `CannotWrite`."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # where that fails, space is not what is missing
     with naming(path), atomic(path) as part:
         yield part
