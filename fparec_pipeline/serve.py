@@ -11,7 +11,7 @@ from types import FrameType
 
 from fparec_pipeline.materialize import prepare_dagster_home
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.tracking import Tracker
+from fparec_pipeline.tracking import PAGE, Tracker
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.5
@@ -27,6 +27,7 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
     environment["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # with its password: not for `ps`
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes of no use here
+    environment[PAGE] = f"http://{HOST}:{mlflow_port}"  # for the links that Dagster's runs record
     dagster = [str(scripts / "dagster"), "dev", "-h", HOST, "-p", str(dagster_port)]
     dagster += ["-m", "fparec_pipeline.definitions"]
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]

@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 TRIALS = "fparec"  # the experiment of all trials: a leaderboard is one search in it
 TABLES = "fparec-tables"
 LOCAL_SERVER = "http://127.0.0.1:5000"  # shows the default store; started by `make dev`
+PAGE = "FPAREC_MLFLOW_PAGE"  # environment: where it is instead; set by `fparec dev`
 IDENTITY = ("dataset", "model", "seed")
 
 _METRICS_PER_BATCH = 1000  # MLflow's limit
@@ -190,7 +191,8 @@ class Tracker:
         return None if page is None else f"{page}/artifacts/{urllib.parse.quote(name)}"
 
     def _page(self, run: "Run") -> str:
-        server = re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else LOCAL_SERVER
+        local = os.environ.get(PAGE, LOCAL_SERVER)
+        server = re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else local
         return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
     @property

@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 from reliability import Collector
 
+from fparec_pipeline.tracking import PAGE
+
 # The same examples in every run, however slow the machine; a failing one is printed to be kept.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")
@@ -36,6 +38,6 @@ def harm(record_property: Callable[[str, object], None]) -> Iterator[Callable[..
 @pytest.fixture(autouse=True, scope="session")
 def _own_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("FPAREC_DATA", "FPAREC_MIRROR", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
+        for name in ("FPAREC_DATA", "FPAREC_MIRROR", PAGE, "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
             environment.delenv(name, raising=False)
         yield

@@ -154,6 +154,18 @@ def test_a_partition_is_materialised_by_clicking(servers, page):
     screenshot(page, "dagster-partition")
 
 
+def test_the_reports_asset_links_to_the_report(servers, page):
+    page.goto(f"{servers[0]}/assets/report")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="Confirm").click()  # a gap above it is no hindrance
+    sync_api.expect(page.locator("a[href*='focusedTime']").first).to_be_visible()  # it has run
+    page.reload()  # the metadata does not follow by itself
+    with page.expect_popup() as opened:
+        page.locator(f"a[href^='{servers[1]}'][href$='report.html']").first.click()
+    report = opened.value.frame_locator("iframe")
+    sync_api.expect(report.get_by_role("heading", name="Verdict")).to_be_visible()
+
+
 def test_mlflow_finds_the_run_with_its_tags(servers, page):
     from mlflow import MlflowClient
 
