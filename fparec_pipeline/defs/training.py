@@ -8,6 +8,10 @@ torch and mlflow are imported inside functions, so that the code location loads 
 """
 
 import base64
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -47,7 +51,40 @@ class _Reporter:
         self.listener(progress)
 
     def on_checkpoint(self, folder: Path) -> None:
-        self.tracker.sync_trial(folder, self.tags)
+        self.sync(folder)
+
+    def sync(self, folder: Path) -> str | None:
+        """The id of the trial's MLflow run, brought up to date; None without MLflow."""
+        with _uninterrupted():
+            return self.tracker.sync_trial(folder, self.tags)
+
+    def settle_interrupted(self) -> None:
+        with _uninterrupted():
+            self.tracker.settle_interrupted()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block is left, and count then.
+
+    Dagster raises them at whatever line runs. Inside of SQLAlchemy that leaves a transaction open,
+    whose lock nobody can take, or the exception is lost in a weak reference's callback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run, and can be replaced, in the main thread only
+        return
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
 
 
 def training_assets(config: Config) -> list[dg.AssetsDefinition]:
@@ -167,7 +204,7 @@ def _training_asset(
                 observer=reporter,
             )
         except BaseException:  # a run that was cancelled too: MLflow must not say RUNNING for ever
-            reporter.tracker.settle_interrupted()
+            reporter.settle_interrupted()
             raise
         folder = data.trial(trial.dataset, trial.model, trial.seed)
         return trial_result(folder, record, reporter, workspace.config.titles[trial.model])
@@ -179,7 +216,7 @@ def trial_result(
     folder: Path, record: TrialRecord, reporter: _Reporter, title: str
 ) -> dg.MaterializeResult:
     """What Dagster shows of a finished trial; brings its MLflow run up to date."""
-    run_id = reporter.tracker.sync_trial(folder, reporter.tags)
+    run_id = reporter.sync(folder)
     url = reporter.tracker.run_url(run_id) if run_id else None
     return dg.MaterializeResult(
         metadata=trial_metadata(folder, record, title)

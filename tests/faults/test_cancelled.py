@@ -1,11 +1,13 @@
 """A run that is cancelled in Dagster's page: here through GraphQL, as the page's button does it."""
 
 import json
+import signal
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster import DagsterExecutionInterruptedError
 from data_roots import tiny_root
 from processes import wait_until
 from servers import served
@@ -139,3 +141,26 @@ def test_a_cancelled_run_ends_and_the_next_one_has_its_lock_and_its_slot(tmp_pat
         wait_until(lambda: dagster.is_(second, "CANCELED"), "Dagster says so")
         assert not is_locked(folder)
         assert mlflow_statuses(data) == ["KILLED"]
+
+
+@pytest.mark.fault("cancelled")
+def test_a_run_that_is_cancelled_while_it_tells_mlflow_tells_it_all_first(
+    tmp_path, monkeypatch, harm
+):
+    data = tiny_root(tmp_path / "data", epochs=3)
+    sync = Tracker.sync_trial
+    told = []
+
+    def cancelled(*arguments: Any) -> str | None:
+        harm()
+        signal.raise_signal(signal.SIGTERM)
+        told.append(sync(*arguments))
+        return told[-1]
+
+    monkeypatch.setattr(Tracker, "sync_trial", cancelled)
+    with instance(data) as on:
+        assert materialize(["raw", "splits"], data, on, partition="tiny") is None
+        error = materialize(["trained/fparec"], data, on, partition="tiny|0", device="cpu")
+    assert DagsterExecutionInterruptedError.__name__ in str(error)
+    assert len(told) == 1 and told[0] is not None
+    assert mlflow_statuses(data) == ["KILLED"]
