@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 
 import json
 import shutil
+import signal
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -328,7 +329,12 @@ def dev(
 
 
 def main() -> None:
-    """The console script: errors that a user can mend are printed without a traceback."""
+    """The console script: errors that a user can mend are printed without a traceback.
+
+    Ctrl-C and `kill` end it, also where a script has started it in the background: there SIGINT is
+    ignored, and Dagster has SIGTERM do what SIGINT does.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from fparec_pipeline.datasets.files import DatasetError
     from fparec_pipeline.results.paper_figures import FigureMissing
     from fparec_pipeline.training.record import PublishedError, TrialCorrupt, TrialLocked
