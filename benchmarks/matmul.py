@@ -31,9 +31,10 @@ def main() -> None:
     torch.set_num_threads(threads)
     block = block_size(ITEMS, torch.device("cpu"))
     weight, hidden = torch.randn(ITEMS, D), torch.randn(block, D)
+    columns = torch.randn(D, 10 * block)[:, :block]
     exponentials = torch.rand(ITEMS, block)
     shapes = {  # a (m, k) by b (k, p), laid out as they are in the loss
-        "scores: weight · hiddenᵀ": (weight, hidden.T),
+        "scores: weight · hiddenᵀ": (weight, columns),
         "d hidden: weightᵀ · exponentials": (weight.T, exponentials),
         "d weight: exponentials · hidden": (exponentials, hidden),
         f"large: {LARGE} × {LARGE}": (torch.randn(LARGE, LARGE), torch.randn(LARGE, LARGE)),

@@ -1,8 +1,9 @@
 """Matrix products in float32 by the faster of the two libraries that PyTorch carries.
 
 PyTorch's `mm` on x86 is MKL, which leaves the wide vector units of other makers' processors unused:
-on a Zen 5 the same product through oneDNN, which PyTorch ships too, takes half the time. On Intel's
-own processors MKL is the faster one by a tenth to a third. Results differ by rounding only.
+on a Zen 5 the same product through oneDNN, which PyTorch ships too, takes half the time; on a
+Zen 4, whose units are half as wide, the two are level. On Intel's own processors MKL is the faster
+one by a tenth to a third. Results differ by rounding only.
 `benchmarks/matmul.py` prints both rates on the machine at hand.
 """
 
@@ -55,4 +56,6 @@ def add_mm(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def onednn_mm(a: Tensor, b: Tensor) -> Tensor:
     """a·b by oneDNN, float32 on a CPU; only where HAS_ONEDNN."""
+    if not (b.is_contiguous() or b.T.is_contiguous()):
+        b = b.contiguous()  # a slice of columns gets oneDNN's reference loops, 1,000 times slower
     return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
