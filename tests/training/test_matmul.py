@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from fparec_pipeline.training.matmul import HAS_ONEDNN, onednn_mm
+from fparec_pipeline.training.matmul import HAS_ONEDNN, has_units_mkl_ignores, onednn_mm
 
-pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this build of PyTorch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this build of PyTorch has no oneDNN")
 
 # Sizes at which the loss takes several blocks, and the last one is not full.
 PROGRAM = """
@@ -41,11 +41,13 @@ def layouts():
     return [pytest.param(a, b, id=f"{i}-{j}") for i, a in left.items() for j, b in right.items()]
 
 
+@needs_onednn
 @pytest.mark.parametrize(("a", "b"), layouts())
 def test_every_layout_gives_the_product(a, b):
     torch.testing.assert_close(onednn_mm(a, b).double(), a.double() @ b.double(), rtol=0, atol=1e-4)
 
 
+@needs_onednn
 def test_the_loss_never_gets_onednns_reference_loops():
     environment = os.environ | {"ONEDNN_VERBOSE": "1"}
     log = subprocess.run(
@@ -55,3 +57,21 @@ def test_the_loss_never_gets_onednns_reference_loops():
     products = [line for line in log.splitlines() if ",exec," in line and "20033" in line]
     assert len(products) == 9  # three in each of three blocks
     assert not [line for line in products if ",ref" in line]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "expected"),
+    [
+        ("AuthenticAMD", 26, True),  # Zen 5
+        ("AuthenticAMD", 25, False),  # Zen 4 and Zen 3
+        ("GenuineIntel", 6, False),
+        ("GenuineIntel", 26, False),
+    ],
+)
+def test_onednn_is_for_zen_5_and_later(vendor, family, expected):
+    cpu = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\n"
+    assert has_units_mkl_ignores(cpu) is expected
+
+
+def test_a_processor_that_names_no_family_gets_mkl():
+    assert not has_units_mkl_ignores("CPU implementer : 0x41\n")
