@@ -54,7 +54,7 @@ def test_the_loss_never_gets_onednns_reference_loops():
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert "the loss is done" in log
-    products = [line for line in log.splitlines() if ",exec," in line and "20033" in line]
+    products = [line for line in log.splitlines() if ",inner_product," in line and "20033" in line]
     assert len(products) == 9  # three in each of three blocks
     assert not [line for line in products if ",ref" in line]
 
