@@ -2,9 +2,9 @@
 
 PyTorch's `mm` on x86 is MKL, which leaves the wide vector units of AMD's processors unused: on a
 Zen 5 the same product through oneDNN, which PyTorch ships too, takes half the time. On a Zen 4,
-whose units are half as wide, the products are level, but the loss takes 1.1 to 1.3 times as long
-through oneDNN: every result is new memory there. On Intel's processors MKL is the faster one by a
-tenth to a third. Results differ by rounding only.
+whose units are half as wide, the products are level, but the loss takes 1.1 times as long through
+oneDNN, where every result is new memory. On Intel's processors MKL is the faster one by a tenth to
+a third. Results differ by rounding only.
 `benchmarks/matmul.py` prints both rates on the machine at hand.
 """
 
