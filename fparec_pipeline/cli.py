@@ -71,7 +71,12 @@ def run(
 
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
-    from fparec_pipeline.materialize import instance, materialize, settle_dead_runs
+    from fparec_pipeline.materialize import (
+        instance,
+        materialize,
+        report_missing,
+        settle_dead_runs,
+    )
     from fparec_pipeline.results.paper_figures import ARMS, is_drawable
     from fparec_pipeline.tracking import Tracker
 
@@ -85,7 +90,11 @@ def run(
         settle_dead_runs(on)
         for dataset in names:
             _prepare(dataset, data, on)
-        failed = _train(_missing(trials, data, retrain), data, jobs, device, retrain)
+        missing = _missing(trials, data, retrain)
+        # An earlier command may have been killed when a trial was finished and not yet reported.
+        done = [data.trial(t.dataset, t.model, t.seed) for t in trials if t not in missing]
+        report_missing(done, config, on)
+        failed = _train(missing, data, jobs, device, retrain)
         for dataset in names:
             with console.status(f"{dataset}: medians and leaderboard"):
                 _stop_at(materialize(["medians", "leaderboard"], data, on, partition=dataset))

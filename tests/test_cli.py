@@ -304,6 +304,19 @@ def copied(history, tmp_path_factory) -> DataRoot:
     return data
 
 
+def test_run_tells_dagster_of_a_trial_whose_command_was_killed_before_it_could(
+    history, tmp_path, monkeypatch, capsys
+):
+    data = tiny_root(tmp_path, epochs=150)
+    shutil.copytree(history.data.trial("tiny", "fparec", 0), data.trial("tiny", "fparec", 0))
+    run = ("run", "--datasets", "tiny", "--models", "fparec", "--seeds", "0")
+    code, output, _ = main(data, monkeypatch, capsys, *run)
+    assert code == 0 and "All trials are there already." in output
+    with instance(data) as on:
+        shown = materialization(on, "fparec", 0).metadata["test/hr_at_10"].value
+    assert shown == records(history.data)["fparec", 0].metrics["test/hr_at_10"]
+
+
 def test_sync_shows_copied_trials_once(copied, monkeypatch, capsys):
     # Each in its arm's own asset; both are arms of the study of position embeddings, and FPARec
     # is Table 6's arm of two blocks.
