@@ -15,6 +15,7 @@ malformed rows aside. A mark of byte order before the first row is left out.
 """
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -41,6 +42,9 @@ MAX_MALFORMED = 0.01  # share of rows that may be set aside
 # The one member that is read, under the names that GroupLens's archive and a bare zip give it.
 MOVIELENS_MEMBERS = ("ml-1m/ratings.dat", "ratings.dat")
 MEMBER_BYTES = 1 << 28  # of the unpacked member: ten times what GroupLens's holds
+# zipfile's ValueError: a name that is no UTF-8; its RuntimeErrors: a password, an unknown method.
+ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError)
+UNPACKING_ERRORS = (zlib.error, lzma.LZMAError)
 GZIP_RATIO = 100  # unpacked to packed; reviews have about 4, and nothing more than 1032
 GZIP_MAGIC = b"\x1f\x8b"
 OPEN_QUOTE = "a line break in user, item or time: a quote is left open"  # and swallows rows
@@ -290,15 +294,17 @@ def _movielens(path: Path, source: Source) -> pl.LazyFrame:
 
 def _movielens_member(path: Path) -> bytes:
     """The ratings in UTF-8, read by name: nothing is extracted to paths of the archive's choice."""
+    content = b""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in MOVIELENS_MEMBERS if name in archive.namelist()]
-            if not members:
-                raise RawDataError(f"{path} holds none of {', '.join(MOVIELENS_MEMBERS)}.")
-            with archive.open(members[0]) as member:
-                content = member.read(MEMBER_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            if members:
+                with archive.open(members[0]) as member:
+                    content = member.read(MEMBER_BYTES + 1)
+    except (*ZIP_ERRORS, *UNPACKING_ERRORS) as error:
         raise RawDataError(f"{path} is no intact zip archive: {error}. Delete it.") from error
+    if not members:
+        raise RawDataError(f"{path} holds none of {', '.join(MOVIELENS_MEMBERS)}.")
     if len(content) > MEMBER_BYTES:
         raise RawDataError(
             f"{path}: {members[0]} unpacks to more than {MEMBER_BYTES:,} bytes; it was not read "
