@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from data_roots import tiny_root
-from processes import wait_until
+from processes import PATIENCE_S, wait_until
 
 from fparec_pipeline import cli
 from fparec_pipeline.defs.automation import in_progress
@@ -25,7 +25,6 @@ from fparec_pipeline.training.record import (
     CHECKPOINT,
     RECORD,
     TrialRecord,
-    is_locked,
     lock_trial,
     read_record,
     trial_folders,
@@ -35,6 +34,7 @@ from fparec_pipeline.training.record import (
 pytestmark = pytest.mark.timeout(900)
 
 COMMAND = str(Path(sys.executable).with_name("fparec"))
+EPOCHS = 300  # a few seconds, so that a kill finds the trials in training
 RUN = ("run", "--datasets", "tiny", "--models", "fparec,sasrec", "--jobs", "2", "--seeds")
 
 
@@ -91,14 +91,13 @@ class History:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> History:
-    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=150)
+    data = tiny_root(tmp_path_factory.mktemp("data"), epochs=EPOCHS)
     folders = [data.trial("tiny", model, 0) for model in ("fparec", "sasrec")]
-    first = subprocess.Popen([COMMAND, *RUN, "0,1"], env=environment(data))
+    first = subprocess.Popen([COMMAND, *RUN, "0,1"], env=environment(data), stdout=subprocess.PIPE)
     wait_until(lambda: all((f / ATTEMPT).exists() for f in folders), "two trials have begun")
     wait_until(lambda: len(mlflow_statuses(data)) == 2, "MLflow knows both")
     first.kill()
-    first.wait()
-    wait_until(lambda: not any(map(is_locked, folders)), "the workers ended with their parent")
+    first.communicate(timeout=PATIENCE_S)  # the workers write to it as well: until they have ended
     unfinished = [folder for folder in folders if not (folder / RECORD).exists()]
     interrupted = [json.loads((folder / ATTEMPT).read_text())["attempt"] for folder in unfinished]
     going = len(dagster_runs(data, *in_progress()))
@@ -297,7 +296,7 @@ def materialization(on: dg.DagsterInstance, model: str, seed: int) -> dg.AssetMa
 @pytest.fixture(scope="module")
 def copied(history, tmp_path_factory) -> DataRoot:
     """Another data root into which finished trials were copied by hand."""
-    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=150)
+    data = tiny_root(tmp_path_factory.mktemp("copied"), epochs=EPOCHS)
     shutil.copytree(history.data.splits("tiny"), data.splits("tiny"))
     for model, seed in (("fparec", 0), ("sasrec", 1)):
         shutil.copytree(history.data.trial("tiny", model, seed), data.trial("tiny", model, seed))
@@ -307,7 +306,7 @@ def copied(history, tmp_path_factory) -> DataRoot:
 def test_run_tells_dagster_of_a_trial_whose_command_was_killed_before_it_could(
     history, tmp_path, monkeypatch, capsys
 ):
-    data = tiny_root(tmp_path, epochs=150)
+    data = tiny_root(tmp_path, epochs=EPOCHS)
     shutil.copytree(history.data.trial("tiny", "fparec", 0), data.trial("tiny", "fparec", 0))
     run = ("run", "--datasets", "tiny", "--models", "fparec", "--seeds", "0")
     code, output, _ = main(data, monkeypatch, capsys, *run)
