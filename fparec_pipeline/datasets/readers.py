@@ -44,7 +44,6 @@ MOVIELENS_MEMBERS = ("ml-1m/ratings.dat", "ratings.dat")
 MEMBER_BYTES = 1 << 28  # of the unpacked member: ten times what GroupLens's holds
 # zipfile's ValueError: a name that is no UTF-8; its RuntimeErrors: a password, an unknown method.
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError)
-UNPACKING_ERRORS = (zlib.error, lzma.LZMAError)
 GZIP_RATIO = 100  # unpacked to packed; reviews have about 4, and nothing more than 1032
 GZIP_MAGIC = b"\x1f\x8b"
 OPEN_QUOTE = "a line break in user, item or time: a quote is left open"  # and swallows rows
@@ -301,7 +300,7 @@ def _movielens_member(path: Path) -> bytes:
             if members:
                 with archive.open(members[0]) as member:
                     content = member.read(MEMBER_BYTES + 1)
-    except (*ZIP_ERRORS, *UNPACKING_ERRORS) as error:
+    except (*ZIP_ERRORS, zlib.error, lzma.LZMAError) as error:
         raise RawDataError(f"{path} is no intact zip archive: {error}. Delete it.") from error
     if not members:
         raise RawDataError(f"{path} holds none of {', '.join(MOVIELENS_MEMBERS)}.")

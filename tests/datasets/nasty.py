@@ -85,10 +85,13 @@ def packed(reader: str, text: bytes, header: bytes = HEADER) -> bytes:
     return gzip.compress(text) if reader == "amazon" else text
 
 
-def zipped(text: bytes) -> bytes:
+RATINGS = "ml-1m/ratings.dat"
+
+
+def zipped(text: bytes, name: str = RATINGS, method: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("ml-1m/ratings.dat", text)
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr(name, text)
     return file.getvalue()
 
 
@@ -280,12 +283,27 @@ def files(reader: str) -> Iterator[tuple[str, bytes, str]]:
         yield "gzip", gzip.compress(HEADER + good), KEPT
         yield "gzip cut off", gzip.compress(HEADER + good)[:-9], "no intact gzip"
         yield "gzip bomb", gzip.compress(HEADER + bytes(1 << 24)), "more than 100 times its size"
+    if latin:
+        yield from _zip_files(good)
 
 
 def bom(reader: str, text: bytes) -> bytes:
     """The file with a mark of byte order before its text."""
     mark = "\ufeff".encode()
     return mark + packed(reader, text) if reader == "csv" else packed(reader, mark + text)
+
+
+def _zip_files(good: bytes) -> Iterator[tuple[str, bytes, str]]:
+    """Damage that ends in an error of its own kind inside Python's zipfile; found by fuzzing."""
+    yield "no zip", b"not a zip", "no intact zip"
+    name = zipped(good, "r\u00e4tings.dat").replace("\u00e4".encode(), b"\xff\xff")
+    yield "a name that is not UTF-8", name, "no intact zip"
+    late = bytearray(zipped(good))
+    late[-6] += 1  # where the directory begins: four bytes, then a comment's length
+    yield "a directory that begins too late", bytes(late), "no intact zip"
+    unknown = bytearray(zipped(good, method=zipfile.ZIP_LZMA))
+    unknown[30 + len(RATINGS) + 4] = 0xFF  # LZMA's properties, after the member's header
+    yield "properties that LZMA does not have", bytes(unknown), "no intact zip"
 
 
 def _parquet_files() -> Iterator[tuple[str, bytes, str]]:
