@@ -1,62 +1,159 @@
-"""Times every arm of Table 3, its three seeds stacked, and projects the table's 75 trials.
+"""What a CUDA GPU does with the trials: correct, fast, useful, each within a budget of seconds.
 
-    python benchmarks/gpu.py                        # CUDA, all five datasets' shapes
-    python benchmarks/gpu.py --device cpu --small   # a look at whether it runs
+    python benchmarks/gpu.py correct --budget 60     # equal to the CPU, mixer by mixer
+    python benchmarks/gpu.py fast --budget 90        # seconds an epoch, by what is switched on
+    python benchmarks/gpu.py train table_3:ml-1m --budget 400 --jobs 4 --out results
+    python benchmarks/gpu.py correct --device cpu --small   # a look at whether it runs
 
-Needs torch, numpy, polars, pydantic, safetensors and filelock, and no network: users, items and
-mean lengths are the paper's Table 2, the sequences are drawn. The time of a step does not depend on
-what is in them; how many epochs a trial needs does, so the projection states its epochs
-(`--epochs`, `--epochs-ml-1m`). An epoch is training and the validation of all three seeds.
+`train` names studies and datasets; the seeds of each arm are one stack, `--jobs` stacks run side by
+side, and what has finished when the budget ends is exported to `--out`, for `fparec results import
+--from`. Every line is printed and appended to `<out>/<step>.jsonl` as it is known, so that a lease
+that ends early loses nothing.
+
+Needs torch with Triton, numpy, polars, pyarrow, pydantic, safetensors, filelock and scipy, the
+splits in the data root (`$FPAREC_DATA`), and no network, Dagster or MLflow.
 """
 
 import argparse
 import json
-import platform
+import os
+import tarfile
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import TimeoutError as BudgetSpent
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from fparec_pipeline.config import Hyperparameters, Trial, load_config
-from fparec_pipeline.datasets.splits import Splits, logical_hash
+from fparec_pipeline.config import Trial, load_config
+from fparec_pipeline.datasets.splits import Splits, logical_hash, read_splits
+from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training.record import Progress, hardware, versions
+from fparec_pipeline.results.published import export_results
+from fparec_pipeline.training import stacked
+from fparec_pipeline.training.evaluation import EvaluationSet
+from fparec_pipeline.training.record import WEIGHTS, Progress, hardware, sha256, versions
 from fparec_pipeline.training.stacked import run_stacked
+from fparec_pipeline.training.trial import ranks_of, run_trial
 
-RESULTS = Path(__file__).parent / "results"
-WARM_UP = 1  # epochs that compile and do not count
+Line = dict[str, Any]
+SEEDS = (0, 1, 2)
+# What the stack can switch off, for a comparison: attributes of `training.stacked`.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "all": {},
+    "no compile": {"COMPILES": False},
+    "no fused loss": {"FUSES": False},
+    "no graph": {"CAPTURES": False},
+    "eager": {"COMPILES": False, "FUSES": False, "CAPTURES": False},
+    "tf32": {"PRECISION": "tf32"},
+    "ieee": {"PRECISION": "ieee"},
+}
 
 
-def drawn_splits(name: str, users: int, items: int, interactions: int) -> Splits:
-    """Sequences of a dataset's size: lengths geometric from 5, items uniform."""
-    draw = np.random.default_rng(0)
-    lengths = 5 + draw.geometric(1 / (interactions / users - 4), users) - 1
-    train = lengths - 2
-    splits = Splits(
-        name=name,
+def trials_of(dataset: str, arm: str, seeds: Iterable[int], **changes: Any) -> list[Trial]:
+    """The arm's trials with these hyper-parameters changed."""
+    trials = [load_config().trial(dataset, arm, seed) for seed in seeds]
+    return [
+        t.model_copy(update={"hyperparameters": t.hyperparameters.model_copy(update=changes)})
+        for t in trials
+    ]
+
+
+def few_users(splits: Splits, users: int) -> Splits:
+    """The first users of a dataset, as a dataset of its own."""
+    few = Splits(
+        name=splits.name,
         n_users=users,
-        n_items=items,
-        train_items=draw.integers(1, items + 1, train.sum(), dtype=np.int32),
-        train_offsets=np.concatenate([[0], np.cumsum(train)]).astype(np.int64),
-        valid=draw.integers(1, items + 1, users, dtype=np.int32),
-        test=draw.integers(1, items + 1, users, dtype=np.int32),
+        n_items=splits.n_items,
+        train_items=splits.train_items[: splits.train_offsets[users]],
+        train_offsets=splits.train_offsets[: users + 1],
+        valid=splits.valid[:users],
+        test=splits.test[:users],
         stats={},
     )
-    splits.stats["data_hash"] = logical_hash(splits)
-    return splits
+    few.stats["data_hash"] = logical_hash(few)
+    return few
+
+
+@contextmanager
+def scratch() -> Iterator[DataRoot]:
+    """A data root that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield DataRoot(Path(folder))
+
+
+# --- correct --------------------------------------------------------------------------------------
+
+
+def correct(mixer_arm: str, device: str) -> Line:
+    """One epoch without dropout: CPU alone, `device` alone and stacked, and the stack once more."""
+    splits = few_users(read_splits(DataRoot.default().splits("ml-1m")), 1000)
+    changes = {"n": 50, "k": 20, "dropout": 0, "max_epochs": 1, "min_epochs": 1, "threads": 2}
+    trials = trials_of("ml-1m", mixer_arm, SEEDS, **changes)
+    with scratch() as cpu, scratch() as alone, scratch() as stack, scratch() as again:
+        wanted = run_trial(trials[0], splits, cpu, device="cpu")
+        single = run_trial(trials[0], splits, alone, device=device)
+        stacks = [run_stacked(trials, splits, data, device=device)[0] for data in (stack, again)]
+        losses = [_loss(d, trials[0]) for d in (cpu, alone, stack)]
+        weights = [sha256(_folder(d, trials[0]) / WEIGHTS) for d in (stack, again)]
+        moved = _moved_ranks(trials[0], splits, cpu, device)
+    key = "valid/ndcg_at_10"
+    return {
+        "arm": mixer_arm,
+        "loss": losses[0],
+        "loss_alone": losses[1] / losses[0] - 1,
+        "loss_stacked": losses[2] / losses[0] - 1,
+        "ndcg": wanted.metrics[key],
+        "ndcg_alone": single.metrics[key] - wanted.metrics[key],
+        "ndcg_stacked": stacks[0].metrics[key] - wanted.metrics[key],
+        "ranks_moved": moved,
+        "stack_repeats_bit_for_bit": weights[0] == weights[1],
+    }
+
+
+def _folder(data: DataRoot, trial: Trial) -> Path:
+    return data.trial(trial.dataset, trial.model, trial.seed)
+
+
+def _loss(data: DataRoot, trial: Trial) -> float:
+    import polars as pl
+
+    return float(pl.read_parquet(_folder(data, trial) / "history.parquet")["loss"][-1])
+
+
+def _moved_ranks(trial: Trial, splits: Splits, data: DataRoot, device: str) -> int:
+    """Of how many users the rank by the same weights differs between the CPU and `device`."""
+    from safetensors.torch import load_file
+
+    ranks = []
+    for where in ("cpu", device):
+        model = Recommender(trial.hyperparameters, splits.n_items)
+        model.load_state_dict(load_file(_folder(data, trial) / WEIGHTS))
+        users = EvaluationSet(splits, "valid", trial.hyperparameters.n, where)
+        ranks.append(ranks_of(model.to(where), users, trial, 1).kept)
+    return int((ranks[0] != ranks[1]).sum())
+
+
+# --- fast -----------------------------------------------------------------------------------------
 
 
 class Clock:
     """Notes when an epoch's last seed has been validated."""
 
     def __init__(self, seeds: int) -> None:
-        self.seeds, self.ticks = seeds, [time.perf_counter()]
-        self.told = 0
+        self.seeds, self.ticks, self.told = seeds, [time.perf_counter()], 0
+        self.scores: list[float] = []
 
     def on_epoch(self, progress: Progress) -> None:
         self.told += 1
+        self.scores.append(progress.valid_ndcg_at_10)
         if self.told % self.seeds == 0:
             self.ticks.append(time.perf_counter())
 
@@ -64,76 +161,224 @@ class Clock:
         pass
 
 
-def seconds_an_epoch(trials: list[Trial], splits: Splits, device: str, epochs: int) -> float:
-    """The mean after the warm-up, of a stack that trains WARM_UP + `epochs` epochs."""
-    changes = {"min_epochs": 1, "max_epochs": WARM_UP + epochs}
-    short = [
-        trial.model_copy(
-            update={"hyperparameters": trial.hyperparameters.model_copy(update=changes)}
+def epochs(dataset: str, arm: str, device: str, switch: str = "all", **changes: Any) -> Line:
+    """Seconds an epoch of three stacked seeds, validation included; the first epoch compiles."""
+    for name, value in SWITCHES[switch].items():
+        setattr(stacked, name, value)
+    splits = read_splits(DataRoot.default().splits(dataset))
+    trials = trials_of(dataset, arm, SEEDS, **({"min_epochs": 4, "max_epochs": 4} | changes))
+    clock = Clock(len(trials))
+    with scratch() as data:
+        run_stacked(trials, splits, data, device=device, observers=dict.fromkeys(SEEDS, clock))
+    seconds = np.diff(clock.ticks)
+    h = trials[0].hyperparameters
+    return {
+        "dataset": dataset,
+        "arm": arm,
+        "switch": switch,
+        "n": h.n,
+        "d": h.d,
+        "batch": h.batch_size,
+        "first": seconds[0],
+        "seconds": float(np.median(seconds[1:])),
+        "ndcg": float(np.mean(clock.scores[-3:])),
+    }
+
+
+def losses(S: int, T: int, V: int, d: int) -> Line:
+    """Milliseconds of loss and both gradients: ours, PyTorch's, and what libraries are there."""
+    hidden = torch.randn(S, T, d, device="cuda", requires_grad=True)
+    weight = torch.randn(S, V, d, device="cuda").mul_(0.1).requires_grad_()
+    targets = torch.randint(V, (S, T), device="cuda")
+
+    def run(loss: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: torch.autograd.grad(loss(), (hidden, weight))
+
+    def plain() -> Any:
+        scores = torch.bmm(hidden, weight.mT)
+        return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
+
+    def liger() -> Any:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        loss = LigerFusedLinearCrossEntropyLoss(reduction="sum")
+        return sum(loss(w, h, t) for h, w, t in zip(hidden, weight, targets, strict=True))
+
+    def cce() -> Any:
+        from cut_cross_entropy import linear_cross_entropy
+
+        return sum(
+            linear_cross_entropy(h, w, t, reduction="sum")
+            for h, w, t in zip(hidden, weight, targets, strict=True)
         )
-        for trial in trials
-    ]
-    clock = Clock(len(short))
-    with tempfile.TemporaryDirectory() as folder:
-        observers = {trial.seed: clock for trial in short}
-        run_stacked(short, splits, DataRoot(Path(folder)), device=device, observers=observers)
-    return (clock.ticks[-1] - clock.ticks[WARM_UP]) / epochs
+
+    def ours(precision: str, fuses: bool = True) -> Callable[[], Any]:
+        def loss() -> Any:
+            stacked.PRECISION, stacked.FUSES = precision, fuses
+            return stacked.stacked_cross_entropy(hidden, weight, targets, 1.0).sum()
+
+        return loss
+
+    ways = {
+        "fused tf32x3": ours("tf32x3"),
+        "fused tf32": ours("tf32"),
+        "fused ieee": ours("ieee"),
+        "blocks": ours("tf32x3", False),
+        "plain PyTorch": plain,
+        "plain, compiled": torch.compile(plain),
+        "liger": liger,
+        "cut-cross-entropy": cce,
+    }
+    double = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    scores = torch.bmm(double[0], double[1].mT).flatten(0, 1)
+    exact = torch.autograd.grad(F.cross_entropy(scores, targets.flatten(), reduction="sum"), double)
+    line: Line = {"S": S, "T": T, "V": V, "d": d}
+    for name, way in ways.items():
+        try:
+            found = run(way)()
+            error = max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
+            line[name] = f"{_milliseconds(run(way)):.3f} ms, error {error:.1e}"
+        except Exception as error:
+            line[name] = f"{type(error).__name__}: {str(error)[:120]}"
+    return line
 
 
-def small(h: Hyperparameters) -> Hyperparameters:
-    """Narrow enough for a look on a CPU."""
-    return h.model_copy(update={"n": 20, "d": 16, "k": 8})
+def _milliseconds(call: Callable[[], Any], repeats: int = 20) -> float:
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return float(np.median(times))
+
+
+def ceilings() -> Line:
+    """The card's own: bytes a second of a copy, float32 and TF32 arithmetic of a product."""
+    a = torch.empty(1 << 28, device="cuda")
+    b = torch.empty_like(a)
+    copy = 2 * a.nbytes / _milliseconds(lambda: b.copy_(a)) / 1e9
+    m = torch.randn(4096, 4096, device="cuda")
+    line: Line = {"copy TB/s": copy}
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        line[f"product TFLOP/s {precision}"] = 2 * 4096**3 / _milliseconds(lambda: m @ m) / 1e9
+    torch.set_float32_matmul_precision("highest")
+    return line
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def train(dataset: str, arm: str, seeds: tuple[int, ...], device: str) -> Line:
+    """A stack to its end, into the data root."""
+    data = DataRoot.default()
+    trials = [load_config(data).trial(dataset, arm, seed) for seed in seeds]
+    started = time.perf_counter()
+    records = run_stacked(trials, read_splits(data.splits(dataset)), data, device=device)
+    return {
+        "dataset": dataset,
+        "arm": arm,
+        "seconds": time.perf_counter() - started,
+        "epochs": [r.epochs for r in records],
+        "best": [r.best_epoch for r in records],
+        "valid": [round(r.metrics["valid/ndcg_at_10"], 5) for r in records],
+        "test": [round(r.metrics["test/ndcg_at_10"], 5) for r in records],
+        "unseen": [round(r.metrics["test_unseen/ndcg_at_10"], 5) for r in records],
+    }
+
+
+def stacks_of(names: Iterable[str]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(dataset, arm, seeds) of each "study:dataset", in order, each computation once."""
+    config = load_config()
+    found = []
+    for name in names:
+        study, dataset = name.split(":")
+        entry = config.studies[study]
+        for arm in entry.models:
+            first = config.trial(dataset, arm, 0)
+            if stacked.is_stackable(first.hyperparameters):
+                found.append((dataset, first.model, entry.seeds))
+    return list(dict.fromkeys(found))
+
+
+def export(out: Path) -> None:
+    """What has finished, as published results, and the weights of seed 0 beside them."""
+    data = DataRoot.default()
+    names = export_results(data, load_config(data), out / "published")
+    with tarfile.open(out / "weights.tar", "w") as tar:
+        for path in sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")):
+            tar.add(path, path.relative_to(data.trials))
+    with tarfile.open(out / "published.tar", "w") as tar:
+        tar.add(out / "published", "published")
+    print(f"{len(names)} trials exported")
+
+
+# --- all steps ------------------------------------------------------------------------------------
+
+
+def run_all(step: str, calls: list[tuple[Any, ...]], jobs: int, budget: float, out: Path) -> None:
+    """Call (function, *arguments) in processes of their own; note each result as it comes."""
+    end = time.monotonic() + budget
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    waiting = [pool.submit(_call, *call) for call in calls]
+    try:
+        for done in as_completed(waiting, timeout=max(0.0, end - time.monotonic())):
+            line = done.result()
+            print(json.dumps(line), flush=True)
+            with (out / f"{step}.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    except BudgetSpent:
+        print(f"{step}: the budget of {budget:.0f} s is spent", flush=True)
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(function: Callable[..., Line], changes: Line, *arguments: Any) -> Line:
+    try:
+        return function(*arguments, **changes)
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        return {"failed": [function.__name__, *map(str, arguments)], "error": text[-5:]}
 
 
 def main() -> None:
-    """Measure, print, and write results/gpu.json."""
+    """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("step", choices=("correct", "fast", "train"))
+    parser.add_argument("studies", nargs="*", help="for train: study:dataset")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="a fiftieth of the users, n 20, d 16")
-    parser.add_argument("--measured", type=int, default=2, help="epochs measured of each arm")
-    parser.add_argument("--epochs", type=int, default=100, help="of a trial, for the projection")
-    parser.add_argument("--epochs-ml-1m", type=int, default=400, help="the same on ML-1M")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--budget", type=float, default=300, help="seconds")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu")
     options = parser.parse_args()
-    config = load_config()
-    study = config.studies["table_3"]
-    datasets = [name for name in study.datasets if name in config.paper["table_3"]]
-    share = 50 if options.small else 1
-    rows = []
-    for dataset in datasets:
-        size = config.datasets[dataset].expected
-        assert size  # noqa: S101
-        splits = drawn_splits(
-            dataset, size.users // share, size.items // share, size.interactions // share
-        )
-        for model in study.models:
-            trials = [config.trial(dataset, model, seed) for seed in study.seeds]
-            if options.small:
-                trials = [
-                    t.model_copy(update={"hyperparameters": small(t.hyperparameters)})
-                    for t in trials
-                ]
-            seconds = seconds_an_epoch(trials, splits, options.device, options.measured)
-            epochs = options.epochs_ml_1m if dataset == "ml-1m" else options.epochs
-            rows.append({"dataset": dataset, "model": model, "seconds": seconds, "epochs": epochs})
-            print(f"{dataset:8} {model:17} {seconds:9.3f} s an epoch of {len(trials)} seeds")
-    total = sum(row["seconds"] * row["epochs"] for row in rows)
-    trials_in_all = len(rows) * len(study.seeds)
-    where = hardware(options.device)
-    print(
-        f"\n{trials_in_all} trials, {options.epochs} epochs each ({options.epochs_ml_1m} on "
-        f"ML-1M): {total / 60:.1f} minutes projected{' (small: no figure)' * options.small}\n"
-        f"{where}; torch {torch.__version__}, CUDA {torch.version.cuda}, {platform.platform()}"
-    )
-    RESULTS.mkdir(exist_ok=True)
-    content = {
-        "device": where,
-        "versions": versions() | {"cuda": torch.version.cuda},
-        "small": options.small,
-        "arms": rows,
-        "trials": trials_in_all,
-        "projected_seconds": total,
-    }
-    (RESULTS / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    where = {"device": hardware(options.device), "versions": versions()}
+    print(json.dumps(where | {"cuda": torch.version.cuda}), flush=True)
+    device = options.device
+    arms = ("fparec", "sasrec", "linear_attention", "token_mixing", "parec")
+    if options.step == "correct":
+        patterns = ("average", "linear_annealing", "exponential_annealing", "parec_fast")
+        calls: list[tuple[Any, ...]] = [(correct, {}, arm, device) for arm in arms + patterns]
+    elif options.step == "fast":
+        ml = {"batch_size": 16, "dropout": 0.2}
+        calls = [(ceilings, {}), (losses, {}, 3, 3200, 3416, 50), (losses, {}, 1, 750, 12101, 50)]
+        calls += [(epochs, ml, "ml-1m", arm, device) for arm in arms]
+        calls += [(epochs, ml, "ml-1m", "fparec", device, name) for name in SWITCHES]
+        calls += [(epochs, ml | {"n": 500}, "ml-1m", arm, device) for arm in ("fparec", "sasrec")]
+        calls += [(epochs, ml | {"d": 128}, "ml-1m", "fparec", device)]
+        calls += [(epochs, {}, "beauty", arm, device) for arm in ("fparec", "sasrec")]
+    else:
+        calls = [(train, {}, *stack, device) for stack in stacks_of(options.studies)]
+    run_all(options.step, calls, options.jobs, options.budget, options.out)
+    if options.step == "train":
+        export(options.out)
+    os._exit(0)  # processes that outlived the budget are killed, not waited for
 
 
 if __name__ == "__main__":

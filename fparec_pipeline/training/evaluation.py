@@ -153,10 +153,12 @@ def count_ranks(
         raise NonFiniteScores("a score is NaN or infinite")
     target_scores = scores.gather(1, targets.unsqueeze(1) - 1)  # (u, 1)
     counts = history_offsets.diff().to(scores.device)
-    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(counts)
+    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(
+        counts, output_size=len(history_items)
+    )
     above = ~(scores[rows, history_items - 1] < target_scores[rows, 0])
     above &= history_items != targets[rows]
-    removed = torch.bincount(rows[above], minlength=len(scores))
+    removed = torch.zeros_like(counts).index_add_(0, rows, above.long())
     # Ones and zeros in place: their float sum is exact below 2²⁴ items, and no mask is allocated.
     below = scores.lt_(target_scores).sum(1)
     kept = scores.shape[1] - below.long()

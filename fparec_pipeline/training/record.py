@@ -334,7 +334,12 @@ def _corrupt(folder: Path, problem: str) -> TrialCorrupt:
 
 @functools.cache
 def commit() -> str:
-    """The checkout's commit, with `-dirty` when tracked files are changed; else the version."""
+    """The checkout's commit, with `-dirty` when tracked files are changed; else the version.
+
+    A copy of a checkout without its history is told its commit by `FPAREC_COMMIT`.
+    """
+    if told := os.environ.get("FPAREC_COMMIT"):
+        return told
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / ".git").exists():
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

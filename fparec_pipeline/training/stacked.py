@@ -3,20 +3,20 @@
 Notable:
 * The weights of S seeds lie in one tensor each, with the model first; the network runs once for
   all (`torch.vmap`), Adam steps once, and the loss is written by hand with a leading model
-  dimension, in blocks. Models never meet: each has its own initialisation, order of batches,
-  validation, early stopping and folder, and without dropout the numbers of a trial of its own up to
-  rounding. Dropout draws other masks (one stream for the stack), so results are recorded as
-  `stacked` and only statistically equal.
-* Batches of one step are padded to the longest of them, on CUDA to the whole window: one shape,
-  which `torch.compile` compiles once. All sizes are known on the host, so that no step waits for
-  the device.
+  dimension. Models never meet: each has its own initialisation, order of batches, validation, early
+  stopping and folder, and without dropout the numbers of a trial of its own up to rounding. Dropout
+  draws other masks (one stream for the stack), so results are recorded as `stacked` and only
+  statistically equal.
+* Batches of one step are padded to the longest of them, on CUDA to the whole window and the whole
+  batch: one shape, which is compiled once and captured as one CUDA graph. A step is then a copy of
+  S · b row numbers and a replay.
 * A seed that has ended is written at once; its later steps change nothing that is kept. The stack
   goes on until the last seed has ended.
 * A stack has no checkpoint: after a kill its unfinished seeds are trained again, from the start.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,16 @@ from fparec_pipeline.training.trial import (
     ended,
     new_attempt,
     next_folder,
+    parameter_groups,
     progress_of,
     ranks_of,
     write_trained,
 )
+
+COMPILES = True  # the network, by torch.compile on CUDA
+CAPTURES = True  # the step, as a CUDA graph
+FUSES = True  # the loss, by the kernels of `fused.py` on CUDA
+PRECISION = "tf32x3"  # of their products
 
 # --- the network and the loss with a leading model dimension --------------------------------------
 
@@ -69,7 +75,7 @@ class Stack:
         self.template = models[0]
         _use_torch_dropout(self.template)
         self.forward = torch.vmap(self._one, randomness="different")
-        if self.parameters["item_embedding.weight"].is_cuda:
+        if COMPILES and self.parameters["item_embedding.weight"].is_cuda:
             self.forward = torch.compile(self.forward)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -96,7 +102,9 @@ def _use_torch_dropout(module: nn.Module) -> None:
 
 
 def stacked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """Each model's scale · Σ_t −log softmax(hidden_t · weightᵀ)[target_t], in blocks of targets.
+    """Each model's scale · Σ_t −log softmax(hidden_t · weightᵀ)[target_t].
+
+    On CUDA by the kernels of `fused.py`, elsewhere in blocks of targets: never all scores are held.
 
     Args:
         hidden: (S, T, d).
@@ -105,31 +113,43 @@ def stacked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale
         scale: the weight of each target.
 
     Returns:
-        (S,) losses that back-propagate into `hidden` and `weight`. Never all scores are held.
+        (S,) losses that back-propagate into `hidden` and `weight`.
     """
     losses: Tensor = _StackedCrossEntropy.apply(hidden, weight, targets, scale)
     return losses
 
 
+def losses_and_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each model's Σ_t −log softmax(hidden_t · weightᵀ)[target_t], (S,), and its gradients."""
+    if hidden.is_cuda and FUSES:
+        from fparec_pipeline.training import fused  # needs Triton
+
+        each, d_hidden, d_weight = fused.losses_and_gradients(
+            hidden.contiguous(), weight, targets, PRECISION
+        )
+        return each.sum(1), d_hidden, d_weight
+    losses = hidden.new_zeros(len(hidden))
+    d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+    size = block_size(len(hidden) * weight.shape[1], hidden.device)
+    for start in range(0, hidden.shape[1], size):
+        block = slice(start, start + size)
+        rows, wanted = hidden[:, block], targets[:, block].unsqueeze(-1)  # (S, R, ·)
+        counts = (wanted >= 0).to(hidden.dtype)  # 1 at targets, else 0
+        index = wanted.clamp_min(0)
+        log_shares = torch.log_softmax(torch.bmm(rows, weight.mT), 2)  # (S, R, |V|)
+        losses -= (log_shares.gather(2, index) * counts).sum((1, 2))
+        shares = log_shares.exp_().scatter_add_(2, index, -torch.ones_like(counts))
+        d_hidden[:, block] = torch.bmm(shares, weight) * counts
+        d_weight.baddbmm_(shares.mT, rows * counts)
+    return losses, d_hidden, d_weight
+
+
 class _StackedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
-        S, T = hidden.shape[:2]
-        losses = hidden.new_zeros(S)
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        size = block_size(S * weight.shape[1], hidden.device)
-        for start in range(0, T, size):
-            block = slice(start, start + size)
-            rows, wanted = hidden[:, block], targets[:, block].unsqueeze(-1)  # (S, R, ·)
-            counts = (wanted >= 0).to(hidden.dtype)  # 1 at targets, else 0
-            index = wanted.clamp_min(0)
-            scores = torch.bmm(rows, weight.mT)  # (S, R, |V|)
-            shares, log_total = _softmax_(scores, scores.gather(2, index))
-            losses += (log_total * counts).sum((1, 2))
-            shares *= counts
-            shares.scatter_add_(2, index, -counts)
-            torch.bmm(shares, weight, out=d_hidden[:, block])
-            d_weight.baddbmm_(shares.mT, rows)
+        losses, d_hidden, d_weight = losses_and_gradients(hidden, weight, targets)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.scale = scale
         return losses * scale
@@ -141,48 +161,27 @@ class _StackedCrossEntropy(torch.autograd.Function):
         return d_hidden * factor, d_weight * factor, None, None
 
 
-def _softmax_(scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """In place the softmax of (S, R, |V|) scores; and −log of the share of `wanted` (S, R, 1)."""
-    top = scores.amax(2, keepdim=True)
-    total = scores.sub_(top).exp_().sum(2, keepdim=True)
-    return scores.div_(total), total.log() + top - wanted
-
-
 # --- batches of all seeds, step by step -----------------------------------------------------------
 
 
-def stacked_steps(
-    batches: Batches, seeds: Sequence[int], epoch: int, length: int | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The steps of an epoch, at each every seed's own batch, padded to one shape.
+def epoch_rows(batches: Batches, seeds: Sequence[int], epoch: int) -> Tensor:
+    """The rows of every step of an epoch, each seed's own: (steps, S, b) int64 on the device.
 
-    Args:
-        batches: the data; the order is each seed's own, as `Batches.rows` gives it.
-        seeds: S of them.
-        epoch: which one.
-        length: L, at least the longest batch's; None: the longest of the step.
-
-    Yields:
-        items (S, L, b), right-aligned; places (S, T) of the targets in an input flattened to L · b;
-        targets (S, T) rows of the catalogue, −1 where a seed has fewer than T.
+    The order is each seed's own, as `Batches.rows` gives it. −1 stands for no row: an epoch's last
+    batch is smaller.
     """
-    plan = list(zip(*(batches.rows(seed, epoch) for seed in seeds), strict=True))
-    lengths = [[batches.lengths[rows] for rows in step] for step in plan]
+    plan = zip(*(batches.rows(seed, epoch) for seed in seeds), strict=True)
     width = batches.batch_size
     table = torch.stack([torch.stack([_filled(rows, width) for rows in step]) for step in plan])
-    table = table.to(batches.values.device)  # all steps at once: later copies would wait
-    for rows, step in zip(table, lengths, strict=True):
-        longest = length or max(int(each.max()) for each in step)
-        yield _gathered(batches, rows, longest, max(int(each.sum()) for each in step))
+    return table.to(batches.values.device)  # all steps at once: later copies would wait
 
 
 def _filled(rows: Tensor, width: int) -> Tensor:
-    """(b,) rows and −1 up to `width`: an epoch's last batch is smaller."""
     return torch.cat([rows, rows.new_full((width - len(rows),), -1)])
 
 
-def _gathered(batches: Batches, rows: Tensor, L: int, T: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(S, b) rows on the device, −1 for none → what `stacked_steps` yields; nothing waits."""
+def gathered(batches: Batches, rows: Tensor, L: int) -> tuple[Tensor, Tensor]:
+    """(S, b) rows, −1 for none → items and targets, (S, L, b), right-aligned, 0 for none."""
     known = rows.clamp_min(0)
     lengths = batches.device_lengths[known].masked_fill(rows < 0, 0).unsqueeze(1)  # (S, 1, b)
     back = torch.arange(L, 0, -1, device=rows.device).unsqueeze(1)  # (L, 1)
@@ -190,9 +189,7 @@ def _gathered(batches: Batches, rows: Tensor, L: int, T: int) -> tuple[Tensor, T
     index = batches.ends[known].unsqueeze(1) - back  # negative only where invalid
     items = batches.values[(index - 1).clamp_min(0)].long().masked_fill_(~valid, 0)
     targets = batches.values[index.clamp_min(0)].long().masked_fill_(~valid, 0)
-    # The valid places first, in their order: a sort, because `nonzero` would wait for its size.
-    places = valid.flatten(1).byte().argsort(dim=1, descending=True, stable=True)[:, :T]
-    return items, places, targets.flatten(1).gather(1, places) - 1
+    return items, targets
 
 
 # --- the stack's training, from trials to finished folders ----------------------------------------
@@ -264,15 +261,12 @@ def _require_one_arm(trials: Sequence[Trial]) -> None:
         raise ValueError("a stack is of one dataset and arm, each seed once")
     h = trials[0].hyperparameters
     if not is_stackable(h):
-        raise ValueError(
-            f"{trials[0].model} cannot be stacked: its loss is {h.loss!r}, its "
-            f"attention_learning_rate {h.attention_learning_rate}"
-        )
+        raise ValueError(f"{trials[0].model} cannot be stacked: its loss is {h.loss!r}")
 
 
 def is_stackable(h: Hyperparameters) -> bool:
-    """Whether `run_stacked` trains such an arm: the full cross-entropy, one learning rate."""
-    return h.loss == "cross_entropy" and h.attention_learning_rate is None
+    """Whether `run_stacked` trains such an arm: one with the full cross-entropy."""
+    return h.loss == "cross_entropy"
 
 
 class _Seat:
@@ -292,6 +286,47 @@ class _Seat:
         return self.record
 
 
+class _Captured:
+    """A stack's step as one CUDA graph: captured at the first call, replayed at every later one."""
+
+    def __init__(self, training: "_StackedTraining") -> None:
+        self.training = training
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, rows: Tensor) -> None:
+        if self.graph is None:
+            self.rows = rows.clone()
+            self.graph = self._capture()
+        self.rows.copy_(rows)
+        self.graph.replay()
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """The recorded step; weights, moments, sums and random state are as before."""
+        training = self.training
+        state = torch.cuda.get_rng_state()
+        parameters = list(training.stack.parameters.values())
+        before = [parameter.detach().clone() for parameter in parameters]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # compiles, tunes, and makes Adam's moments
+                training._step(self.rows)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        training.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph):
+            training._step(self.rows)
+        with torch.no_grad():
+            for parameter, values in zip(parameters, before, strict=True):
+                parameter.copy_(values)
+            for moments in training.optimizer.state.values():
+                for moment in moments.values():
+                    moment.zero_()
+            training.total.zero_()
+        torch.cuda.set_rng_state(state)
+        return graph
+
+
 class _StackedTraining:
     """The loop over epochs of all seats."""
 
@@ -303,14 +338,16 @@ class _StackedTraining:
         self.valid, self.test = (EvaluationSet(splits, part, self.h.n, device) for part in PARTS)
         self.model = Recommender(self.h, splits.n_items).to(device)  # ranks one seat after another
         self.stack = Stack([self._initialised(seat.trial.seed, splits) for seat in seats])
+        cuda = device.startswith("cuda")
         self.optimizer = torch.optim.Adam(
-            self.stack.parameters.values(),
+            parameter_groups(self.stack.parameters.items(), self.h),
             lr=self.h.learning_rate,
             betas=(0.9, self.h.beta2),
             fused=True,
+            capturable=cuda,
         )
-        # One shape for the compiler; on a CPU padding is work.
-        self.length = self.h.n if device.startswith("cuda") else None
+        self.total = torch.zeros(len(seats), device=device)  # of the epoch's losses
+        self.step: Callable[[Tensor], None] = _Captured(self) if cuda and CAPTURES else self._step
 
     def _initialised(self, seed: int, splits: Splits) -> Recommender:
         torch.manual_seed(derived_seed(seed, 0))  # as the trial of its own
@@ -333,22 +370,26 @@ class _StackedTraining:
         """One epoch of steps; returns each seat's mean loss of a target, in nats."""
         seeds = [seat.trial.seed for seat in self.seats]
         torch.manual_seed(derived_seed(seeds[0], epoch))  # dropout, one stream for the stack
-        scale = 1 / self.batches.targets_per_step
-        total = torch.zeros(len(seeds), device=self.batches.values.device)
-        for items, places, targets in stacked_steps(self.batches, seeds, epoch, self.length):
-            losses = self._losses(items, places, targets, scale)
-            self.optimizer.zero_grad(set_to_none=True)
-            losses.sum().backward()
-            self.optimizer.step()
-            total += losses.detach()
-        means: list[float] = (total / self.batches.steps_per_epoch).tolist()
+        self.total.zero_()
+        for rows in epoch_rows(self.batches, seeds, epoch):
+            self.step(rows)
+        means: list[float] = (self.total / self.batches.steps_per_epoch).tolist()
         return means
 
-    def _losses(self, items: Tensor, places: Tensor, targets: Tensor, scale: float) -> Tensor:
+    def _step(self, rows: Tensor) -> None:
+        """One step of Adam on each seat's batch, (S, b) rows; adds the losses to `total`."""
+        longest = self.h.n  # on a CPU padding is work, and its length is known
+        if not rows.is_cuda:
+            longest = int(self.batches.lengths[rows.clamp_min(0)].max())
+        items, targets = gathered(self.batches, rows, longest)
         hidden = self.stack(items).flatten(1, 2)  # (S, L · b, d)
-        hidden = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, self.h.d))
         weight = self.stack.parameters["item_embedding.weight"][:, 1:]
-        return stacked_cross_entropy(hidden, weight, targets, scale)
+        scale = 1 / self.batches.targets_per_step
+        losses = stacked_cross_entropy(hidden, weight, targets.flatten(1) - 1, scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self.optimizer.step()
+        self.total += losses.detach()
 
     def _after_epoch(self, seat: _Seat, epoch: int, loss: float, shared: float) -> None:
         """Validate one seat, note its epoch, and write its folder when it has ended.

@@ -18,6 +18,7 @@ import shutil
 import statistics
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -262,11 +263,13 @@ def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:
     return write_sealed(folder / ATTEMPT, attempt)
 
 
-def _parameter_groups(model: Recommender, h: Hyperparameters) -> list[dict[str, Any]]:
+def parameter_groups(
+    named: Iterable[tuple[str, Tensor]], h: Hyperparameters
+) -> list[dict[str, Any]]:
     """All parameters in one group, or R, R1 and R2 in a second with a learning rate of its own."""
+    named = list(named)
     if h.attention_learning_rate is None:
-        return [{"params": list(model.parameters())}]
-    named = list(model.named_parameters())
+        return [{"params": [parameter for _, parameter in named]}]
     learned = [parameter for name, parameter in named if name.split(".")[-1] in LEARNED_LOGITS]
     others = [parameter for name, parameter in named if name.split(".")[-1] not in LEARNED_LOGITS]
     return [{"params": others}, {"params": learned, "lr": h.attention_learning_rate}]
@@ -302,7 +305,7 @@ class _Training:
         torch.manual_seed(derived_seed(trial.seed, 0))
         self.model = Recommender(h, splits.n_items).to(device)
         self.optimizer = torch.optim.Adam(
-            _parameter_groups(self.model, h),
+            parameter_groups(self.model.named_parameters(), h),
             lr=h.learning_rate,
             betas=(0.9, h.beta2),
             fused=True,
