@@ -21,7 +21,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as BudgetSpent
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -45,6 +45,7 @@ from fparec_pipeline.training.trial import ranks_of, run_trial
 
 Line = dict[str, Any]
 SEEDS = (0, 1, 2)
+PART_BYTES = 14 << 20  # of a file of weights
 # What the stack can switch off, for a comparison: attributes of `training.stacked`.
 SWITCHES: dict[str, dict[str, Any]] = {
     "all": {},
@@ -52,8 +53,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no fused loss": {"FUSES": False},
     "no graph": {"CAPTURES": False},
     "eager": {"COMPILES": False, "FUSES": False, "CAPTURES": False},
+    "not repeatable": {"REPEATS": False},
     "tf32": {"PRECISION": "tf32"},
-    "ieee": {"PRECISION": "ieee"},
 }
 
 
@@ -156,6 +157,22 @@ class Clock:
         self.scores.append(progress.valid_ndcg_at_10)
         if self.told % self.seeds == 0:
             self.ticks.append(time.perf_counter())
+
+    def on_checkpoint(self, folder: Path) -> None:
+        pass
+
+
+class Told:
+    """Prints every so many epochs."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.started = every, time.perf_counter()
+
+    def on_epoch(self, p: Progress) -> None:
+        if p.epoch % self.every == 1:
+            seconds = time.perf_counter() - self.started
+            score = f"{p.valid_ndcg_at_10:.4f}"
+            print(f"  {p.dataset}/{p.model} epoch {p.epoch} {score} {seconds:.0f} s", flush=True)
 
     def on_checkpoint(self, folder: Path) -> None:
         pass
@@ -279,7 +296,9 @@ def train(dataset: str, arm: str, seeds: tuple[int, ...], device: str) -> Line:
     data = DataRoot.default()
     trials = [load_config(data).trial(dataset, arm, seed) for seed in seeds]
     started = time.perf_counter()
-    records = run_stacked(trials, read_splits(data.splits(dataset)), data, device=device)
+    observers = {seeds[0]: Told(every=10)}
+    splits = read_splits(data.splits(dataset))
+    records = run_stacked(trials, splits, data, device=device, observers=observers)
     return {
         "dataset": dataset,
         "arm": arm,
@@ -310,36 +329,56 @@ def export(out: Path) -> None:
     """What has finished, as published results, and the weights of seed 0 beside them."""
     data = DataRoot.default()
     names = export_results(data, load_config(data), out / "published")
-    with tarfile.open(out / "weights.tar", "w") as tar:
-        for path in sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")):
-            tar.add(path, path.relative_to(data.trials))
     with tarfile.open(out / "published.tar", "w") as tar:
         tar.add(out / "published", "published")
+    number, size = 0, PART_BYTES
+    for path in sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")):
+        if size + path.stat().st_size > PART_BYTES:
+            number, size = number + 1, 0
+        with tarfile.open(out / f"weights-{number}.tar", "a") as tar:
+            tar.add(path, path.relative_to(data.trials))
+        size += path.stat().st_size
     print(f"{len(names)} trials exported")
 
 
 # --- all steps ------------------------------------------------------------------------------------
 
 
-def run_all(step: str, calls: list[tuple[Any, ...]], jobs: int, budget: float, out: Path) -> None:
-    """Call (function, *arguments) in processes of their own; note each result as it comes."""
-    end = time.monotonic() + budget
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
-    waiting = [pool.submit(_call, *call) for call in calls]
-    try:
-        for done in as_completed(waiting, timeout=max(0.0, end - time.monotonic())):
-            line = done.result()
-            print(json.dumps(line), flush=True)
-            with (out / f"{step}.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-    except BudgetSpent:
-        print(f"{step}: the budget of {budget:.0f} s is spent", flush=True)
-    for process in list((pool._processes or {}).values()):
-        process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
+class Pool:
+    """Processes, one for each call, that end when the budget does; results noted as they come."""
+
+    def __init__(self, step: str, jobs: int, budget: float, out: Path) -> None:
+        self.step, self.out, self.end = step, out, time.monotonic() + budget
+        self.pool = ProcessPoolExecutor(
+            jobs, mp_context=get_context("spawn"), max_tasks_per_child=1
+        )
+        self.waiting: list[Future[Line]] = []
+
+    def submit(self, function: Callable[..., Line], *arguments: Any, **changes: Any) -> None:
+        self.waiting.append(self.pool.submit(_call, function, changes, *arguments))
+
+    def results(self, seconds: float | None = None) -> Iterator[Line]:
+        """Each result as it comes, until all have, or `seconds` from now, or the budget's end."""
+        end = min(self.end, time.monotonic() + (seconds or 1e9))
+        try:
+            for done in as_completed(list(self.waiting), max(0.0, end - time.monotonic())):
+                self.waiting.remove(done)
+                line = done.result()
+                print(json.dumps(line), flush=True)
+                with (self.out / f"{self.step}.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                yield line
+        except BudgetSpent:
+            print(f"{self.step}: {len(self.waiting)} have not ended in time", flush=True)
+
+    def kill(self) -> None:
+        for process in list((self.pool._processes or {}).values()):
+            process.kill()
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _call(function: Callable[..., Line], changes: Line, *arguments: Any) -> Line:
+    """The function's line; its error as a line, so that the others go on."""
     try:
         return function(*arguments, **changes)
     except Exception as error:
@@ -361,21 +400,28 @@ def main() -> None:
     where = {"device": hardware(options.device), "versions": versions()}
     print(json.dumps(where | {"cuda": torch.version.cuda}), flush=True)
     device = options.device
+    pool = Pool(options.step, options.jobs, options.budget, options.out)
     arms = ("fparec", "sasrec", "linear_attention", "token_mixing", "parec")
     if options.step == "correct":
-        patterns = ("average", "linear_annealing", "exponential_annealing", "parec_fast")
-        calls: list[tuple[Any, ...]] = [(correct, {}, arm, device) for arm in arms + patterns]
+        for arm in (*arms, "average", "linear_annealing", "exponential_annealing", "parec_fast"):
+            pool.submit(correct, arm, device)
     elif options.step == "fast":
-        ml = {"batch_size": 16, "dropout": 0.2}
-        calls = [(ceilings, {}), (losses, {}, 3, 3200, 3416, 50), (losses, {}, 1, 750, 12101, 50)]
-        calls += [(epochs, ml, "ml-1m", arm, device) for arm in arms]
-        calls += [(epochs, ml, "ml-1m", "fparec", device, name) for name in SWITCHES]
-        calls += [(epochs, ml | {"n": 500}, "ml-1m", arm, device) for arm in ("fparec", "sasrec")]
-        calls += [(epochs, ml | {"d": 128}, "ml-1m", "fparec", device)]
-        calls += [(epochs, {}, "beauty", arm, device) for arm in ("fparec", "sasrec")]
+        pool.submit(ceilings)
+        for arm in arms:
+            pool.submit(epochs, "ml-1m", arm, device)
+        for name in SWITCHES:
+            pool.submit(epochs, "ml-1m", "fparec", device, name)
+        for arm in ("fparec", "sasrec"):
+            pool.submit(epochs, "beauty", arm, device)
+            pool.submit(epochs, "ml-1m", arm, device, n=500)
+        for shape in ((3, 3200, 3416, 50), (1, 750, 12101, 50)):
+            pool.submit(losses, *shape)
     else:
-        calls = [(train, {}, *stack, device) for stack in stacks_of(options.studies)]
-    run_all(options.step, calls, options.jobs, options.budget, options.out)
+        for stack in stacks_of(options.studies):
+            pool.submit(train, *stack, device)
+    for _ in pool.results():
+        pass
+    pool.kill()
     if options.step == "train":
         export(options.out)
     os._exit(0)  # processes that outlived the budget are killed, not waited for

@@ -15,9 +15,10 @@ Notable:
 * A stack has no checkpoint: after a kill its unfinished seeds are trained again, from the start.
 """
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ COMPILES = True  # the network, by torch.compile on CUDA
 CAPTURES = True  # the step, as a CUDA graph
 FUSES = True  # the loss, by the kernels of `fused.py` on CUDA
 PRECISION = "tf32x3"  # of their products
+REPEATS = True  # no atomic additions on CUDA: equal input gives equal bits on one machine
 
 # --- the network and the loss with a leading model dimension --------------------------------------
 
@@ -248,11 +250,28 @@ def run_stacked(
             for trial, work in waiting
         ]
         if seats:
-            _StackedTraining(seats, splits).run()
+            with _repeatable(seats[0].attempt.device):
+                _StackedTraining(seats, splits).run()
         for seat in seats:
             adopt_finished(data.trial(seat.trial.dataset, seat.trial.model, seat.trial.seed))
             records[seat.trial.seed] = seat.result()
     return [records[trial.seed] for trial in trials]
+
+
+@contextmanager
+def _repeatable(device: str) -> Iterator[None]:
+    """PyTorch's deterministic algorithms while a stack trains on CUDA; a CPU needs none."""
+    if not (REPEATS and device.startswith("cuda")):
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    # Filling memory that nothing reads would cost a pass.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def _require_one_arm(trials: Sequence[Trial]) -> None:
