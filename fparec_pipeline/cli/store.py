@@ -1,0 +1,108 @@
+"""Commands about the trial store: what is in it, and Dagster and MLflow brought up to date."""
+
+import shutil
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fparec_pipeline.cli.shared import Names, app, chosen, console
+from fparec_pipeline.config import Config, load_config
+from fparec_pipeline.paths import DataRoot
+
+
+@app.command()
+def status(
+    datasets: Names = None,
+    models: Names = None,
+    seeds: Names = None,
+    study: Annotated[str, typer.Option(help="Whose models and seeds.")] = "benchmark",
+) -> None:
+    """Which trials are done, running, interrupted, stale or missing.
+
+    Stale: finished, but today's configuration, training code or splits would give another trial.
+    Stale trials stand in no table; `fparec run` trains them anew.
+    """
+    from fparec_pipeline.results.frame import trial_status
+
+    data = DataRoot.default()
+    config = load_config(data)
+    trials = chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
+    states = {
+        (t.dataset, t.model, t.seed): trial_status(data.trial(t.dataset, t.model, t.seed), t, data)
+        for t in trials
+    }
+    columns = sorted({t.seed for t in trials})
+    table = Table("dataset", "model", *(f"seed {seed}" for seed in columns))
+    for dataset, model in dict.fromkeys((t.dataset, t.model) for t in trials):
+        cells = [states.get((dataset, model, seed), "") for seed in columns]
+        if datasets or any(state != "missing" for state in cells):
+            table.add_row(dataset, model, *(_coloured(state) for state in cells))
+    console.print(table)
+    console.print(
+        f"{sum(state == 'done' for state in states.values())} of {len(states)} trials are done; "
+        "rows where nothing was started are left out."
+    )
+
+
+@app.command()
+def sync() -> None:
+    """Bring MLflow and Dagster up to date with the trial folders.
+
+    Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
+    were copied in from elsewhere, and settles runs whose process died.
+    """
+    data = DataRoot.default()
+    if not bring_up_to_date(data, load_config(data)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete interrupted trials with their checkpoints, and stale trials, after asking.
+
+    Nothing that stands in a table is touched, and nothing that is running.
+    """
+    from fparec_pipeline.results.frame import disposable
+
+    data = DataRoot.default()
+    folders = disposable(data, load_config(data))
+    if not folders:
+        console.print("There is nothing to delete.")
+        return
+    for folder, reason in folders:
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        console.print(f"{reason:12} {folder.relative_to(data.root)}  {size / 1e6:.1f} MB")
+    if yes or typer.confirm(f"Delete these {len(folders)} folders?"):
+        for folder, _ in folders:
+            shutil.rmtree(folder)
+
+
+def bring_up_to_date(data: DataRoot, config: Config) -> bool:
+    """Bring MLflow and Dagster up to date; False when MLflow cannot be reached."""
+    from fparec_pipeline.materialize import instance, report_missing, settle_dead_runs
+    from fparec_pipeline.tracking import Tracker
+    from fparec_pipeline.training.record import trial_folders
+
+    folders = trial_folders(data)
+    with console.status(f"{len(folders)} trials"), instance(data) as on:
+        synced = Tracker(None, data).sync_all(folders)
+        reported = report_missing(folders, config, on)
+        settled = settle_dead_runs(on)
+    console.print(
+        f"MLflow: {synced} trials are up to date."
+        if synced is not None
+        else "MLflow cannot be reached; run `fparec sync` again when it can."
+    )
+    console.print(
+        f"Dagster: {reported} materializations were missing and are now recorded; "
+        f"{settled} runs whose process had died are marked as failed."
+    )
+    return synced is not None
+
+
+def _coloured(state: str) -> str:
+    colours = {"done": "green", "running": "cyan", "stale": "yellow", "interrupted": "yellow"}
+    return f"[{colours[state]}]{state}[/]" if state in colours else state
