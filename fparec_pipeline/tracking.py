@@ -31,8 +31,8 @@ from filelock import FileLock
 from fparec_pipeline.config import REFERENCES, Config, Study, load_config, masked
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.figures import learning_curve
-from fparec_pipeline.results.frame import data_hash, is_stale
+from fparec_pipeline.results.plots import learning_curve
+from fparec_pipeline.results.trials import data_hash, is_stale
 from fparec_pipeline.training.record import (
     HISTORY,
     RANKS,

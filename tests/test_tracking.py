@@ -21,8 +21,8 @@ from trial_folders import (
 
 from fparec_pipeline.config import TRAINING_VERSION, load_config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.medians import leaderboard
+from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.tracking import Tracker, default_uri, masked
 from fparec_pipeline.training.record import RANKS, lock_trial, trial_folders
 

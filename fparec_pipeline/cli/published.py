@@ -1,5 +1,6 @@
-"""`fparec results import|export`: published results in and out of the trial store."""
+"""`fparec results`: published results in and out of the trial store, and their tables."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -51,3 +52,22 @@ def export(
     names = [known(name, config.datasets, "dataset") for name in split_names(datasets)]
     written = export_results(data, config, target, names or None)
     console.print(f"{len(written)} trials are published in {target}", highlight=False)
+
+
+@published.command()
+def tables(
+    source: Annotated[
+        Path, typer.Option("--from", help="The folder of published results.")
+    ] = PUBLISHED,
+) -> None:
+    """Print the tables of docs/results.md: seeds, medians, intervals and paired tests.
+
+    They are computed from the published trials alone, in a folder that is removed afterwards.
+    """
+    from fparec_pipeline.results.published import import_results
+    from fparec_pipeline.results.published_tables import published_tables
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = DataRoot(Path(folder))
+        import_results(source, data)
+        typer.echo("\n\n".join(published_tables(data, load_config(data))))

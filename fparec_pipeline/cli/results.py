@@ -42,7 +42,7 @@ def table(
     ],
 ) -> None:
     """A table of the paper or of a study, ours beside what was printed, as markdown."""
-    from fparec_pipeline.results.studies import render, table_names
+    from fparec_pipeline.results.tables import render, table_names
 
     data = DataRoot.default()
     config = load_config(data)

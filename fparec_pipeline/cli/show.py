@@ -9,15 +9,15 @@ from fparec_pipeline.paths import DataRoot
 
 def leaderboard_rows(config: Config, data: DataRoot, dataset: str, metric: str) -> list[dict]:
     """The leaderboard of the finished trials, best model first."""
-    from fparec_pipeline.results.frame import trials_frame
     from fparec_pipeline.results.medians import leaderboard
+    from fparec_pipeline.results.trials import trials_frame
 
     return leaderboard(trials_frame(data, config), dataset, metric)
 
 
 def print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str) -> None:
     """The leaderboard as a table, with the licence of the data."""
-    from fparec_pipeline.results.tables import escaped, leaderboard_markdown
+    from fparec_pipeline.results.study_table import escaped, leaderboard_markdown
 
     rows = leaderboard_rows(config, data, dataset, metric)
     title = config.datasets[dataset].title or dataset

@@ -23,7 +23,7 @@ def status(
     Stale: finished, but today's configuration, training code or splits would give another trial.
     Stale trials stand in no table; `fparec run` trains them anew.
     """
-    from fparec_pipeline.results.frame import trial_status
+    from fparec_pipeline.results.trials import trial_status
 
     data = DataRoot.default()
     config = load_config(data)
@@ -65,7 +65,7 @@ def clean(
 
     Nothing that stands in a table is touched, and nothing that is running.
     """
-    from fparec_pipeline.results.frame import disposable
+    from fparec_pipeline.results.trials import disposable
 
     data = DataRoot.default()
     folders = disposable(data, load_config(data))

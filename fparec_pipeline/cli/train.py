@@ -88,7 +88,7 @@ def run(
 
 def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
     """The tables that show any of the trials, and those that need none."""
-    from fparec_pipeline.results.studies import table_names
+    from fparec_pipeline.results.tables import table_names
 
     trained = {(trial.dataset, trial.model) for trial in trials}
     shown = {
@@ -111,7 +111,7 @@ def _prepare(dataset: str, data: DataRoot, on: "DagsterInstance") -> None:
 
 
 def _missing(trials: Iterable[Trial], data: DataRoot, retrain: bool) -> list[Trial]:
-    from fparec_pipeline.results.frame import trial_status
+    from fparec_pipeline.results.trials import trial_status
 
     return [
         trial

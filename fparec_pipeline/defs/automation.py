@@ -13,7 +13,7 @@ import dagster as dg
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.defs.training import study_keys, study_partition_keys
-from fparec_pipeline.results.studies import table_names
+from fparec_pipeline.results.tables import table_names
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (

@@ -10,12 +10,12 @@ from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import training_keys
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.medians import leaderboard as leaderboard_rows
 from fparec_pipeline.results.medians import study_medians
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
-from fparec_pipeline.results.studies import render, table_names
-from fparec_pipeline.results.tables import escaped, leaderboard_markdown
+from fparec_pipeline.results.study_table import escaped, leaderboard_markdown
+from fparec_pipeline.results.tables import render, table_names
+from fparec_pipeline.results.trials import trials_frame, under_arm_names
 from fparec_pipeline.training.record import write_parquet
 
 # Of the two tables that are no study's.

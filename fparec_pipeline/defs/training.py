@@ -227,7 +227,7 @@ def trial_result(
 
 def trial_metadata(folder: Path, record: TrialRecord, title: str) -> dict[str, dg.MetadataValue]:
     """Metrics (which the UI plots over time), costs, provenance and the learning curve."""
-    from fparec_pipeline.results.figures import learning_curve
+    from fparec_pipeline.results.plots import learning_curve
 
     numbers = {
         f"{part}/{name}": record.metrics[f"{part}/{name}"]

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from fparec_pipeline.config import REFERENCES, Study, known
-from fparec_pipeline.results.frame import METRICS
+from fparec_pipeline.results.trials import METRICS
 
 # With fewer seeds a median says little.
 ENOUGH_SEEDS = 3

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from fparec_pipeline.config import Config, ConfigError, Trial
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.figures import (
+from fparec_pipeline.results.plots import (
     NEAREST,
     Panel,
     heatmaps,
@@ -31,7 +31,7 @@ from fparec_pipeline.results.figures import (
     position_correlation,
     svg,
 )
-from fparec_pipeline.results.frame import trial_status
+from fparec_pipeline.results.trials import trial_status
 from fparec_pipeline.training.record import WEIGHTS, read_record
 
 FIGURES = {

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import METRICS, data_hash, is_stale
+from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
 from fparec_pipeline.training.evaluation import metrics_from_ranks
 from fparec_pipeline.training.record import (
     ATTEMPT,

@@ -24,19 +24,19 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
-from fparec_pipeline.results.figures import learning_curves, svg
-from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
+from fparec_pipeline.results.plots import learning_curves, svg
 from fparec_pipeline.results.published import command
 from fparec_pipeline.results.significance import Pair, UserRanks, compare, per_user
-from fparec_pipeline.results.studies import (
+from fparec_pipeline.results.study_table import COLUMNS, DASH, Block, Line, Table
+from fparec_pipeline.results.tables import (
     STATISTICS,
     rendered_study,
     table_1,
     table_2,
     with_intervals,
 )
-from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
+from fparec_pipeline.results.trials import trials_frame, under_arm_names
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record
 
 logger = logging.getLogger(__name__)

@@ -3,8 +3,8 @@ from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import ConfigError, Study
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.medians import leaderboard, study_medians
+from fparec_pipeline.results.trials import trials_frame
 
 METRIC = "test/ndcg_at_10"
 STUDY = Study(title="", models=("sasrec", "fparec"), datasets=("beauty", "toys"), seeds=(0, 1, 2))

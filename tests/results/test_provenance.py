@@ -10,10 +10,10 @@ from data_roots import tiny_root
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
-from fparec_pipeline.results.frame import trial_status, trials_frame
 from fparec_pipeline.results.medians import leaderboard
 from fparec_pipeline.results.report import build_report
-from fparec_pipeline.results.studies import render
+from fparec_pipeline.results.tables import render
+from fparec_pipeline.results.trials import trial_status, trials_frame
 from fparec_pipeline.training.record import read_record
 from fparec_pipeline.training.trial import run_trial
 

@@ -10,8 +10,8 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import METRICS, trials_frame
 from fparec_pipeline.results.published import export_results, import_results
+from fparec_pipeline.results.trials import METRICS, trials_frame
 from fparec_pipeline.training.record import PublishedError, read_record
 from fparec_pipeline.training.trial import run_reference, run_trial
 

@@ -5,7 +5,7 @@ from trial_folders import make_attempt, write_finished, write_splits, write_unfi
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import METRICS, data_hash, trials_frame
+from fparec_pipeline.results.trials import METRICS, data_hash, trials_frame
 
 
 @pytest.fixture
