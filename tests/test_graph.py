@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 from data_roots import tiny_root
 
-from fparec_pipeline.definitions import build_defs
+from fparec_pipeline.config import load_config
+from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import read_record
@@ -26,7 +27,7 @@ def materialize(
     data: DataRoot, instance: dg.DagsterInstance, keys: list[str], partition: str | None
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        build_defs(data).assets,
+        build_defs(load_config(data)).assets,
         selection=[dg.AssetKey(key.split("/")) for key in keys],
         instance=instance,
         partition_key=partition,

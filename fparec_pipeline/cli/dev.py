@@ -18,6 +18,6 @@ def dev(
     Both listen on 127.0.0.1 only: neither asks who is there, so whoever reaches the ports can
     start runs and read all results.
     """
-    from fparec_pipeline.serve import serve
+    from fparec_pipeline.running.servers import serve
 
     raise typer.Exit(serve(DataRoot.default(), dagster_port, mlflow_port))

@@ -82,12 +82,14 @@ def clean(
 
 def bring_up_to_date(data: DataRoot, config: Config) -> bool:
     """Bring MLflow and Dagster up to date; False when MLflow cannot be reached."""
-    from fparec_pipeline.materialize import instance, report_missing, settle_dead_runs
+    from fparec_pipeline.running.context import open_instance
+    from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
     from fparec_pipeline.training.record import trial_folders
 
     folders = trial_folders(data)
-    with console.status(f"{len(folders)} trials"), instance(data) as on:
+    with console.status(f"{len(folders)} trials"), open_instance(data) as on:
         synced = Tracker(None, data).sync_all(folders)
         reported = report_missing(folders, config, on)
         settled = settle_dead_runs(on)

@@ -15,7 +15,7 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import Progress as EpochProgress
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    from fparec_pipeline.running.context import Context
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -46,13 +46,11 @@ def run(
 
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
-    from fparec_pipeline.materialize import (
-        instance,
-        materialize,
-        report_missing,
-        settle_dead_runs,
-    )
     from fparec_pipeline.results.paper_figures import ARMS, is_drawable
+    from fparec_pipeline.running.context import open_context
+    from fparec_pipeline.running.here import materialize
+    from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
 
     data = DataRoot.default()
@@ -61,24 +59,24 @@ def run(
     trials = chosen(config, study, datasets, models, seeds)
     names = list(dict.fromkeys(trial.dataset for trial in trials))
     Tracker(None, data).settle_interrupted()  # opens the store too, before anything runs beside it
-    with instance(data) as on:
-        settle_dead_runs(on)
+    with open_context(data, config) as context:
+        settle_dead_runs(context.instance)
         for dataset in names:
-            _prepare(dataset, data, on)
+            _prepare(dataset, context)
         missing = _missing(trials, data, retrain)
         # An earlier command may have been killed when a trial was finished and not yet reported.
         done = [data.trial(t.dataset, t.model, t.seed) for t in trials if t not in missing]
-        report_missing(done, config, on)
+        report_missing(done, config, context.instance)
         failed = _train(missing, data, jobs, device, retrain)
         for dataset in names:
             with console.status(f"{dataset}: medians and leaderboard"):
-                stop_at(materialize(["medians", "leaderboard"], data, on, partition=dataset))
+                stop_at(materialize(["medians", "leaderboard"], context, partition=dataset))
         with console.status("tables"):
-            stop_at(materialize(_tables_of(config, trials), data, on))
+            stop_at(materialize(_tables_of(config, trials), context))
         with console.status("figures"):
             for name, dataset in product(ARMS, names):
                 if is_drawable(name, dataset, config, data):
-                    stop_at(materialize([name], data, on, partition=dataset))
+                    stop_at(materialize([name], context, partition=dataset))
     for dataset in names:
         print_leaderboard(config, data, dataset, "test/ndcg_at_10")
     _print_next_steps()
@@ -98,16 +96,15 @@ def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
     return [n for n in table_names(config) if n not in shown or shown[n] & trained]
 
 
-def _prepare(dataset: str, data: DataRoot, on: "DagsterInstance") -> None:
+def _prepare(dataset: str, context: "Context") -> None:
     from fparec_pipeline.defs.data import splits_are_current
-    from fparec_pipeline.defs.resources import Workspace
-    from fparec_pipeline.materialize import materialize
+    from fparec_pipeline.running.here import materialize
 
-    if not splits_are_current(dataset, Workspace(data_root=str(data.root))):
+    if not splits_are_current(dataset, context.config, context.data):
         console.print(f"{dataset}: raw file, splits and their checks")
-        stop_at(materialize(["raw", "splits"], data, on, partition=dataset))
+        stop_at(materialize(["raw", "splits"], context, partition=dataset))
     with console.status(f"{dataset}: untrained references"):
-        stop_at(materialize(["references"], data, on, partition=dataset))
+        stop_at(materialize(["references"], context, partition=dataset))
 
 
 def _missing(trials: Iterable[Trial], data: DataRoot, retrain: bool) -> list[Trial]:
@@ -125,7 +122,7 @@ def _train(
     trials: list[Trial], data: DataRoot, jobs: int, device: str, retrain: bool
 ) -> list[Trial]:
     """Train with a bar for each running trial; returns those that failed."""
-    from fparec_pipeline.materialize import Options, train
+    from fparec_pipeline.running.pool import Options, train
 
     if not trials:
         console.print("All trials are there already.")

@@ -14,6 +14,7 @@ from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import TABLES, make_splits, read_splits
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.paths import DataRoot
 
 SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
 
@@ -32,7 +33,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     )
     def raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name = context.partition_key
-        dataset = workspace.config.datasets[name]
+        dataset = config.datasets[name]
         path = fetch_raw(name, dataset, workspace.data)
         return dg.MaterializeResult(
             metadata={
@@ -60,7 +61,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     )
     def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name, data = context.partition_key, workspace.data
-        dataset = workspace.config.datasets[name]
+        dataset = config.datasets[name]
         made = make_splits(name, dataset, fetch_raw(name, dataset, data), data)
         folder = data.splits(name)
         results = check_splits(folder, dataset)
@@ -88,13 +89,12 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     return [raw, splits]
 
 
-def splits_are_current(name: str, workspace: Workspace) -> bool:
+def splits_are_current(name: str, config: Config, data: DataRoot) -> bool:
     """Whether the splits on disk are intact, pass their checks and are newer than their inputs.
 
     The inputs are the files `datasets.toml` and, where the dataset is a user's own, its file.
     """
-    dataset, data = workspace.config.datasets[name], workspace.data
-    folder = data.splits(name)
+    dataset, folder = config.datasets[name], data.splits(name)
     try:
         stats = read_splits(folder).stats
         results = check_splits(folder, dataset)

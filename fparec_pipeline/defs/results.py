@@ -41,7 +41,7 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
         description="Median of the study's seeds for every arm; a gap where one is missing.",
     )
     def medians(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-        config, data, dataset = workspace.config, workspace.data, context.partition_key
+        data, dataset = workspace.data, context.partition_key
         study = Study(
             title="medians",
             models=tuple(config.arms_on(dataset)),
@@ -72,7 +72,7 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
     def leaderboard(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        config, dataset = workspace.config, context.partition_key
+        dataset = context.partition_key
         rows = leaderboard_rows(trials_frame(workspace.data, config), dataset)
         markdown = leaderboard_markdown(rows, config)
         return _publish(workspace.data, f"leaderboard_{dataset}", markdown, rows)
@@ -97,7 +97,7 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
         description=f"{title}, ours beside the paper's.",
     )
     def table(workspace: Workspace) -> dg.MaterializeResult:
-        return _publish(workspace.data, name, *render(name, workspace.config, workspace.data))
+        return _publish(workspace.data, name, *render(name, config, workspace.data))
 
     return table
 
@@ -117,7 +117,7 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
     )
     def figure(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         dataset = context.partition_key if name in ARMS else None
-        drawn = draw(name, dataset, workspace.config, workspace.data)
+        drawn = draw(name, dataset, config, workspace.data)
         paths = write(drawn, workspace.data)
         code = base64.b64encode(drawn.png).decode()
         return dg.MaterializeResult(
@@ -148,7 +148,7 @@ def _report_asset(config: Config) -> dg.AssetsDefinition:
 
         data = workspace.data
         tracker = Tracker(None, data)
-        run_id = tracker.log_report(write_report(data, workspace.config, tracker.trial_urls()))
+        run_id = tracker.log_report(write_report(data, config, tracker.trial_urls()))
         url = tracker.artifact_url(run_id, "report.html") if run_id else None
         return dg.MaterializeResult(
             metadata={

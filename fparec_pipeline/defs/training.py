@@ -90,12 +90,14 @@ def _uninterrupted() -> Iterator[None]:
 def training_assets(config: Config) -> list[dg.AssetsDefinition]:
     """One asset for each arm of models.toml and for each study with variants."""
     arms = [
-        _training_asset(arm, config.titles[arm], trial_partitions(config), arm)
+        _training_asset(config, arm, config.titles[arm], trial_partitions(config), arm)
         for arm in config.models
         if arm not in config.variants
     ]
     studies = [
-        _training_asset(name, f"The arms of: {study.title}", study_partitions(config, name), None)
+        _training_asset(
+            config, name, f"The arms of: {study.title}", study_partitions(config, name), None
+        )
         for name, study in config.studies.items()
         if _has_asset(config, name)
     ]
@@ -168,7 +170,11 @@ def places(
 
 
 def _training_asset(
-    name: str, title: str, partitions: dg.MultiPartitionsDefinition, arm: str | None
+    settings: Config,
+    name: str,
+    title: str,
+    partitions: dg.MultiPartitionsDefinition,
+    arm: str | None,
 ) -> dg.AssetsDefinition:
     @dg.asset(
         key=[TRAINED, name],
@@ -191,7 +197,7 @@ def _training_asset(
         from fparec_pipeline.training.trial import run_trial
 
         assert isinstance(context.partition_key, dg.MultiPartitionKey)  # noqa: S101
-        trial = workspace.config.trial(*trial_of(context.partition_key, arm))
+        trial = settings.trial(*trial_of(context.partition_key, arm))
         data = workspace.data
         reporter = _Reporter(workspace, listener, context.run.run_id)
         try:
@@ -207,7 +213,7 @@ def _training_asset(
             reporter.settle_interrupted()
             raise
         folder = data.trial(trial.dataset, trial.model, trial.seed)
-        return trial_result(folder, record, reporter, workspace.config.titles[trial.model])
+        return trial_result(folder, record, reporter, settings.titles[trial.model])
 
     return trained
 

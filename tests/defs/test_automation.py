@@ -7,8 +7,8 @@ import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.definitions import build_defs
 from fparec_pipeline.defs.automation import STAGE, STAGES, TICK, due_stage
+from fparec_pipeline.defs.build import build_defs
 
 # Dagster's own: the tags of a run of a partition are not what its cloud service allows.
 pytestmark = pytest.mark.filterwarnings("ignore:Non-compliant tag keys")
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def defs(data):
-    return build_defs(data)
+    return build_defs(load_config(data))
 
 
 @pytest.fixture(scope="module")

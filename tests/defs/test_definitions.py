@@ -11,7 +11,7 @@ import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.definitions import build_defs
+from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.training import places, study_keys, study_partition_keys
 
 CHECKOUT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def defs(data):
-    return build_defs(data)
+    return build_defs(load_config(data))
 
 
 def asset(defs, *path):
