@@ -48,7 +48,7 @@ def trained(data: DataRoot, instance: dg.DagsterInstance) -> list[dg.ExecuteInPr
         )
         for seed in (0, 1, 2)
     ]
-    rest = materialize(data, instance, ["medians", "leaderboard"], "tiny")
+    rest = materialize(data, instance, ["trials", "medians", "leaderboard"], "tiny")
     return [data_run, *runs, rest, materialize(data, instance, ["table_3"], None)]
 
 
@@ -136,6 +136,7 @@ def test_an_arm_that_studies_share_is_trained_once_and_shown_in_both(tmp_path: P
         for arm in ("fparec_eight", "fparec_five"):
             key = dg.MultiPartitionKey({"dataset": "tiny", "trial": f"{arm}·0"})
             assert materialize(data, instance, ["trained/windows"], key).success
+        materialize(data, instance, ["trials"], "tiny")
         run = materialize(data, instance, ["windows"], None)
     assert read_record(folder).attempt == attempt
     assert not data.trial("tiny", "fparec_eight", 0).exists()

@@ -13,7 +13,8 @@ from fparec_pipeline.results.trials import trials_frame
 def test_the_readmes_table_is_that_of_the_published_trials(tmp_path):
     data = DataRoot(tmp_path)
     import_results(PUBLISHED, data)
-    table, _ = render("table_3", load_config(data), data)
+    config = load_config(data)
+    table, _ = render("table_3", trials_frame(data, config), config, data)
     assert table in (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 

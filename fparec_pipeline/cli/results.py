@@ -43,11 +43,13 @@ def table(
 ) -> None:
     """A table of the paper or of a study, ours beside what was printed, as markdown."""
     from fparec_pipeline.results.tables import render, table_names
+    from fparec_pipeline.results.trials import trials_frame
 
     data = DataRoot.default()
     config = load_config(data)
     names = {name.removeprefix("table_"): name for name in table_names(config)}
-    typer.echo(render(names[known(name.removeprefix("table_"), names, "table")], config, data)[0])
+    chosen = names[known(name.removeprefix("table_"), names, "table")]
+    typer.echo(render(chosen, trials_frame(data, config), config, data)[0])
 
 
 @app.command()
@@ -85,9 +87,11 @@ def report() -> None:
     each number was made. What has not been trained is a gap with its reason.
     """
     from fparec_pipeline.results.report import path_of, write_report
+    from fparec_pipeline.results.trials import trials_frame
     from fparec_pipeline.tracking import Tracker
 
     data = DataRoot.default()
-    tracker = Tracker(None, data)
-    tracker.log_report(write_report(data, load_config(data), tracker.trial_urls()))
+    config, tracker = load_config(data), Tracker(None, data)
+    trials = trials_frame(data, config)
+    tracker.log_report(write_report(trials, data, config, tracker.trial_urls()))
     typer.echo(path_of(data))

@@ -9,10 +9,11 @@ from fparec_pipeline.paths import DataRoot
 
 def leaderboard_rows(config: Config, data: DataRoot, dataset: str, metric: str) -> list[dict]:
     """The leaderboard of the finished trials, best model first."""
-    from fparec_pipeline.results.medians import leaderboard
+    from fparec_pipeline.results.medians import available_medians, leaderboard
     from fparec_pipeline.results.trials import trials_frame
 
-    return leaderboard(trials_frame(data, config), dataset, metric)
+    medians = available_medians(trials_frame(data, config, dataset))
+    return leaderboard(medians, dataset, metric).to_dicts()
 
 
 def print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str) -> None:

@@ -70,7 +70,8 @@ def run(
         failed = _train(missing, data, jobs, device, retrain)
         for dataset in names:
             with console.status(f"{dataset}: medians and leaderboard"):
-                stop_at(materialize(["medians", "leaderboard"], context, partition=dataset))
+                keys = ["trials", "medians", "leaderboard"]
+                stop_at(materialize(keys, context, partition=dataset))
         with console.status("tables"):
             stop_at(materialize(_tables_of(config, trials), context))
         with console.status("figures"):

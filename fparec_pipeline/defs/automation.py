@@ -33,7 +33,7 @@ def study_job_name(study: str) -> str:
 def jobs(config: Config) -> dict[str, "AssetJob"]:
     """Prepare the data, train each study, render medians, then tables and the report."""
     prepare = dg.define_asset_job("prepare_data", selection=["raw", "splits", "references"])
-    medians = dg.define_asset_job("render_medians", selection=["medians", "leaderboard"])
+    medians = dg.define_asset_job("render_medians", selection=["trials", "medians", "leaderboard"])
     tables = dg.define_asset_job("render_tables", selection=[*table_names(config), "report"])
     made = [prepare, medians, tables]
     for name, study in config.studies.items():

@@ -150,14 +150,15 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     values = record.model_dump(exclude={"metrics", "files", "published", "checksum"})
     for column in JSON_COLUMNS:
         values[column] = json.dumps(values[column], sort_keys=True)
-    return values | {"command": command(record)} | {name: record.metrics[name] for name in METRICS}
+    return values | {"command": command(values)} | {name: record.metrics[name] for name in METRICS}
 
 
-def command(record: TrialRecord) -> str:
+def command(trial: dict[str, Any]) -> str:
     """What trains the trial, or ranks the untrained rows of its dataset, where it is not there."""
-    words = ["fparec", "run", "--datasets", record.dataset]
-    if record.trained:
-        words += ["--models", record.model, "--seeds", str(record.seed), "--device", record.device]
+    words = ["fparec", "run", "--datasets", trial["dataset"]]
+    if trial["trained"]:
+        words += ["--models", trial["model"], "--seeds", str(trial["seed"])]
+        words += ["--device", trial["device"]]
     return shlex.join(words)
 
 

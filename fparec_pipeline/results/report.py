@@ -7,6 +7,7 @@ Notable:
 """
 
 import base64
+import json
 import logging
 import shlex
 from collections.abc import Mapping
@@ -36,8 +37,8 @@ from fparec_pipeline.results.tables import (
     table_2,
     with_intervals,
 )
-from fparec_pipeline.results.trials import trials_frame, under_arm_names
-from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record
+from fparec_pipeline.results.trials import under_arm_names
+from fparec_pipeline.training.record import HISTORY, TrialCorrupt
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +48,28 @@ def path_of(data: DataRoot) -> Path:
     return data.results / "report.html"
 
 
-def write_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
+def write_report(
+    trials: pl.DataFrame, data: DataRoot, config: Config, links: Mapping[str, str]
+) -> str:
     """Write the report to `path_of(data)` and return its HTML.
 
     Args:
-        data: whose trials it shows.
+        trials: `trials_frame`.
+        data: where each user's ranks, learning curves and weights are.
         config: says what there should be.
         links: attempt -> address of its run in MLflow; may lack any.
     """
-    html = build_report(data, config, links)
+    html = build_report(trials, data, config, links)
     with write_atomically(path_of(data)) as part:
         part.write_text(html, encoding="utf-8")
     return html
 
 
-def build_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
+def build_report(
+    trials: pl.DataFrame, data: DataRoot, config: Config, links: Mapping[str, str]
+) -> str:
     """The report's HTML; see `write_report`."""
-    trials, users = trials_frame(data, config), UserRanks(config, data)
+    users = UserRanks(config, data)
     sections = [_Section(config, data, trials, users, name) for name in config.studies]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -110,7 +116,9 @@ class _Section:
         }
         if not begun:
             return head | {"blocks": []}
-        table = with_intervals(rendered_study(self.name, self.config, self.data), self.users)
+        table = with_intervals(
+            rendered_study(self.name, self.trials, self.config, self.data), self.users
+        )
         return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
 
     def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def _claims(
     def values(study: str, dataset: str, metric: str) -> dict[str, np.ndarray]:
         if dataset not in trials["dataset"]:
             return {}
-        table = rendered_study(study, config, data)
+        table = rendered_study(study, trials, config, data)
         part = metric.partition("/")[0]
         return {
             line.model: per_user(ranks[part], metric)
@@ -333,20 +341,16 @@ def _provenance(
 ) -> list[dict[str, Any]]:
     rows = []
     for row in trials.sort("dataset", "model", "seed").iter_rows(named=True):
-        folder = data.trial(row["dataset"], row["model"], row["seed"])
-        record = read_record(folder, verify=False)
-        if record is None:
-            continue
         link = links.get(row["attempt"], "")
+        folder = data.trial(row["dataset"], row["model"], row["seed"])
+        settings = json.loads(row["hyperparameters"])
         rows.append(
             row
             | {
-                "commit": record.commit,
                 "folder": folder.relative_to(data.root),
-                "configuration": ", ".join(f"{k} = {v}" for k, v in record.hyperparameters.items()),
-                "hardware": record.hardware,
+                "configuration": ", ".join(f"{k} = {v}" for k, v in settings.items()),
                 "link": link if link.startswith(("http://", "https://")) else "",
-                "command": command(record) + (" --retrain" if record.trained else ""),
+                "command": command(row) + (" --retrain" if row["trained"] else ""),
             }
         )
     return rows

@@ -27,7 +27,7 @@ from fparec_pipeline.results.study_table import (
     to_markdown,
     to_rows,
 )
-from fparec_pipeline.results.trials import trials_frame, under_arm_names
+from fparec_pipeline.results.trials import under_arm_names
 
 # Table 1 as printed: the parameters of one attention layer.
 FORMULAS = {
@@ -45,20 +45,29 @@ def table_names(config: Config) -> list[str]:
     return ["table_1", "table_2", *config.studies]
 
 
-def render(name: str, config: Config, data: DataRoot) -> tuple[str, list[dict[str, Any]]]:
-    """A table by its name, as the data root gives it now: markdown, and flat rows for machines."""
+def render(
+    name: str, trials: pl.DataFrame, config: Config, data: DataRoot
+) -> tuple[str, list[dict[str, Any]]]:
+    """A table by its name: markdown, and flat rows for machines.
+
+    Args:
+        name: one of `table_names`.
+        trials: `trials_frame`.
+        config: says what stands in the table.
+        data: where the splits' statistics and each user's ranks are.
+    """
     if name == "table_1":
         return table_1(config)
     if name == "table_2":
         return table_2(config, data)
-    table = with_intervals(rendered_study(name, config, data), UserRanks(config, data))
+    table = with_intervals(rendered_study(name, trials, config, data), UserRanks(config, data))
     return to_markdown(table), to_rows(table)
 
 
-def rendered_study(name: str, config: Config, data: DataRoot) -> Table:
-    """A study's table as the trial folders give it now, without datasets that have no trial."""
+def rendered_study(name: str, trials: pl.DataFrame, config: Config, data: DataRoot) -> Table:
+    """A study's table as `trials` gives it, without datasets that have no trial."""
     study = config.studies[name]
-    trials = under_arm_names(trials_frame(data, config), study, config)
+    trials = under_arm_names(trials, study, config)
     begun = trials.filter(pl.col("trained"))["dataset"].unique().to_list()
     datasets = tuple(dataset for dataset in study.datasets if dataset in begun)
     study = study.model_copy(update={"datasets": datasets or study.datasets})

@@ -1,5 +1,9 @@
-"""All finished trials as one table, read from their folders: the ground of every result."""
+"""All finished trials as one frame: read from their folders once, and what every result is made of.
 
+How a trial stands today (done, stale, interrupted) belongs here too; medians do not.
+"""
+
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from fparec_pipeline.training.record import (
     read_attempt,
     read_record,
     trial_folders,
+    write_parquet,
 )
 
 logger = logging.getLogger(__name__)
@@ -57,12 +62,20 @@ SCHEMA: dict[str, Any] = {
     "seconds": pl.Float64,
     "targets_per_second": pl.Float64,
     "device": pl.String,
+    "hardware": pl.String,
+    "commit": pl.String,
     "finished": pl.String,
+    "hyperparameters": pl.String,  # JSON
 } | dict.fromkeys(METRICS, pl.Float64)
 
 
-def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
+def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> pl.DataFrame:
     """One row per finished trial, one column per entry of SCHEMA (METRICS among them).
+
+    Args:
+        data: whose trial folders are read.
+        config: decides what is stale.
+        dataset: only this one's; None: all.
 
     A folder whose `trial.json` cannot be read is left out, with a warning: the tables then show a
     gap. Files beside `trial.json` are not read.
@@ -70,6 +83,8 @@ def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
     hashes: dict[str, str | None] = {}
     rows = []
     for folder in trial_folders(data):
+        if dataset is not None and folder.parts[-3] != dataset:
+            continue
         record = _readable_record(folder)
         if record:
             if record.dataset not in hashes:
@@ -83,6 +98,31 @@ def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
         for name in METRICS
         if "_unseen/" in name
     )
+
+
+def trials_path(data: DataRoot, dataset: str) -> Path:
+    """Where the frame of a dataset's trials lies: the asset `trials` writes it."""
+    return data.results / "trials" / f"{dataset}.parquet"
+
+
+def write_trials(data: DataRoot, config: Config, dataset: str) -> pl.DataFrame:
+    """Write the frame of a dataset's trials to `trials_path`, and return it."""
+    frame = trials_frame(data, config, dataset)
+    write_parquet(trials_path(data, dataset), frame)
+    return frame
+
+
+def read_trials(data: DataRoot) -> pl.DataFrame:
+    """What `write_trials` has written of all datasets; without a row where it has written nothing.
+
+    A column that a file lacks (a metric that was added later) is null.
+    """
+    paths = sorted(trials_path(data, "any").parent.glob("*.parquet"))
+    if not paths:
+        return pl.DataFrame(schema=SCHEMA)
+    return pl.scan_parquet(
+        paths, schema=SCHEMA, missing_columns="insert", extra_columns="ignore"
+    ).collect()
 
 
 def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.DataFrame:
@@ -144,6 +184,7 @@ def _readable_record(folder: Path) -> TrialRecord | None:
 
 def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     values = record.model_dump() | {"stale": stale} | record.metrics
+    values["hyperparameters"] = json.dumps(record.hyperparameters)
     return {name: values.get(name) for name in SCHEMA}
 
 

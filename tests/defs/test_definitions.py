@@ -71,7 +71,9 @@ def test_a_trial_is_one_partition_of_its_arms_asset(defs):
         assert dimensions["seed"].get_partition_keys() == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("name", ["raw", "splits", "references", "medians", "leaderboard"])
+@pytest.mark.parametrize(
+    "name", ["raw", "splits", "references", "trials", "medians", "leaderboard"]
+)
 def test_the_other_steps_are_by_dataset(defs, data, name):
     partitions = asset(defs, name).partitions_def
     assert partitions.get_partition_keys() == list(load_config(data).datasets)
@@ -86,7 +88,7 @@ def test_every_asset_says_what_it_is(defs, data):
     config = load_config(data)
     arms = set(config.models) - set(config.variants)
     studies = set(config.variants.values())
-    others = {"raw", "splits", "references", "medians", "leaderboard"}
+    others = {"raw", "splits", "references", "trials", "medians", "leaderboard"}
     results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", "report", *config.studies}
     assert {key.to_user_string() for key in specs} == others | results | {
         f"trained/{name}" for name in arms | studies
@@ -103,8 +105,8 @@ def test_training_waits_in_the_pool(defs):
     assert asset(defs, "trained", "fparec").op.pool == "training"
 
 
-def test_medians_depend_on_every_arm_and_the_references(defs, data):
-    parents = defs.resolve_asset_graph().get(dg.AssetKey("medians")).parent_keys
+def test_trials_depend_on_every_arm_and_the_references(defs, data):
+    parents = defs.resolve_asset_graph().get(dg.AssetKey("trials")).parent_keys
     config = load_config(data)
     arms = set(config.models) - set(config.variants)
     trained = {dg.AssetKey(["trained", model]) for model in arms}

@@ -3,7 +3,7 @@ from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import ConfigError, Study
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.medians import leaderboard, study_medians
+from fparec_pipeline.results.medians import available_medians, leaderboard, study_medians
 from fparec_pipeline.results.trials import trials_frame
 
 METRIC = "test/ndcg_at_10"
@@ -26,6 +26,11 @@ def finish(data, config, dataset, model, seed, value, *, hit_cap=False, **change
 def medians(data, config):
     rows = study_medians(trials_frame(data, config), STUDY).to_dicts()
     return {(row["dataset"], row["model"]): row for row in rows}
+
+
+def board(data, config, dataset=None, **options):
+    medians = available_medians(trials_frame(data, config))
+    return leaderboard(medians, dataset, **options).to_dicts()
 
 
 def test_the_median_of_three_by_hand(data, config):
@@ -91,7 +96,7 @@ def test_the_leaderboard_takes_what_is_there_and_says_so(data, config):
         finish(data, config, "beauty", "fparec", seed, value)
     finish(data, config, "beauty", "popularity", 0, 0.002)
     finish(data, config, "toys", "fparec", 0, 0.9)
-    rows = leaderboard(trials_frame(data, config), "beauty")
+    rows = board(data, config, "beauty")
     assert [row["model"] for row in rows] == ["fparec", "sasrec", "popularity"]
     assert [row[METRIC] for row in rows] == pytest.approx([0.045, 0.04, 0.002])
     assert [row["seeds"] for row in rows] == [[0, 1, 2], [0, 2], [0]]
@@ -101,19 +106,18 @@ def test_the_leaderboard_takes_what_is_there_and_says_so(data, config):
 def test_the_leaderboard_leaves_out_what_is_stale(data, config):
     finish(data, config, "beauty", "fparec", 0, 0.04)
     finish(data, config, "beauty", "fparec", 1, 0.99, fingerprint="another")
-    (row,) = leaderboard(trials_frame(data, config), "beauty")
+    (row,) = board(data, config, "beauty")
     assert (row["seeds"], row[METRIC]) == ([0], 0.04)
 
 
 def test_the_leaderboard_sorts_by_the_metric_asked_for_blanks_last(data, config):
     for model in ("last_ten", "popularity"):
         finish(data, config, "beauty", model, 0, {"last_ten": 0.04, "popularity": 0.01}[model])
-    trials = trials_frame(data, config)
-    assert [r["model"] for r in leaderboard(trials)] == ["last_ten", "popularity"]
-    unseen = leaderboard(trials, metric="test_unseen/ndcg_at_10")
+    assert [r["model"] for r in board(data, config)] == ["last_ten", "popularity"]
+    unseen = board(data, config, metric="test_unseen/ndcg_at_10")
     assert [r["model"] for r in unseen] == ["popularity", "last_ten"]
 
 
 def test_an_unknown_metric_answers_with_the_close_ones(data, config):
     with pytest.raises(ConfigError, match="test/ndcg_at_10"):
-        leaderboard(trials_frame(data, config), metric="test/ndgc@10")
+        board(data, config, metric="test/ndgc@10")

@@ -3,7 +3,8 @@
 from trial_folders import write_arms
 
 from fparec_pipeline.config import Study
-from fparec_pipeline.results.medians import leaderboard, study_medians
+from fparec_pipeline.results import leaderboard
+from fparec_pipeline.results.medians import study_medians
 from fparec_pipeline.results.study_table import (
     leaderboard_markdown,
     study_table,
@@ -133,6 +134,6 @@ def test_the_leaderboard_in_markdown(data, config):
     finish(data, config, "beauty", {"fparec": 0.0417, "last_ten": 0.0}, hit_cap=True)
     folder = data.trial("beauty", "fparec", 2)
     (folder / "trial.json").unlink()
-    text = leaderboard_markdown(leaderboard(trials_frame(data, config), "beauty"), config)
+    text = leaderboard_markdown(leaderboard("beauty", data=data).to_dicts(), config)
     assert "| FPARec† | 0.0834 | 0.0417 | 0.5000 | 0.5000 | 0, 1 (provisional) |" in text
     assert "| Last ten items† | 0.0000 | 0.0000 | — | — | untrained |" in text

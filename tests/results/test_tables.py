@@ -11,6 +11,7 @@ from fparec_pipeline.datasets.splits import training_lengths
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.significance import bootstrap_interval, per_user
 from fparec_pipeline.results.tables import render, rendered_study, table_names
+from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.training.record import RANKS
 
 HR = "test/hr_at_10"
@@ -34,7 +35,7 @@ def test_there_is_a_table_for_each_of_the_papers_and_each_study(config):
 
 def test_the_modules_have_the_parameters_of_table_1(data, config):
     """3d², d² + n², d² + 2kn at d = 50, by hand."""
-    _, rows = render("table_1", config, data)
+    _, rows = render("table_1", trials_frame(data, config), config, data)
     counts = {(row["model"], row["n"], row["k"]): row["ours"] for row in rows}
     assert counts["sasrec", 50, 20] == counts["sasrec", 500, 40] == 7_500
     assert counts["parec", 50, 20] == 2_500 + 2_500
@@ -49,7 +50,7 @@ def test_table_2_stands_beside_the_papers_and_names_what_has_no_splits(data, con
     write_splits(
         data, "beauty", users=22363, items=12101, interactions=198502, average_length=8.8763
     )
-    text, rows = render("table_2", config, data)
+    text, rows = render("table_2", trials_frame(data, config), config, data)
     assert (
         "| Amazon Beauty | 22,363 (22,363) | 12,101 (12,101) | 198,502 (0.20M) | 8.88 (8.88) |"
         in text
@@ -71,7 +72,7 @@ def test_table_2_stands_beside_the_papers_and_names_what_has_no_splits(data, con
 )
 def test_the_papers_printed_values_stand_beside_ours(table, arm, hr, ndcg, data, config):
     finish(data, config, "ml-1m", {arm: 0.2})
-    cells = lines(rendered_study(table, config, data))[arm].cells
+    cells = lines(rendered_study(table, trials_frame(data, config), config, data))[arm].cells
     assert (cells[HR].ours, cells[HR].paper) == (0.2, hr)
     assert cells["test/ndcg_at_10"].paper == ndcg
 
@@ -84,7 +85,7 @@ def test_an_arm_that_studies_share_stands_in_the_table_of_each(data, config):
         ("table_6", "fparec_blocks2"),
         ("sequence_length", "fparec_long"),
     ):
-        found = lines(rendered_study(study, config, data))
+        found = lines(rendered_study(study, trials_frame(data, config), config, data))
         assert found[arm].cells[HR].ours == 0.24
         assert found[arm].gap is None
         others = [line for model, line in found.items() if line.trained and model != arm]
@@ -93,11 +94,11 @@ def test_an_arm_that_studies_share_stands_in_the_table_of_each(data, config):
 
 def test_on_ml_1m_at_n_200_the_papers_text_is_compared_too(data, config):
     finish(data, config, "ml-1m", {"fparec": 0.2300, "sasrec": 0.22})
-    (block,) = rendered_study("table_3", config, data).blocks
+    (block,) = rendered_study("table_3", trials_frame(data, config), config, data).blocks
     (note,) = block.notes
     assert "FPARec, n = 200: HR@10 0.2300 (0.2351, -0.0051)" in note
     assert "PARec, n = 200: HR@10 — (0.2243, —)" in note
-    assert note in render("table_3", config, data)[0]
+    assert note in render("table_3", trials_frame(data, config), config, data)[0]
 
 
 def test_at_another_n_the_papers_text_says_nothing(tmp_path):
@@ -105,7 +106,7 @@ def test_at_another_n_the_papers_text_says_nothing(tmp_path):
     (tmp_path / "datasets.toml").write_text("[ml-1m.hyperparameters]\nn = 500\n")
     config = load_config(data)
     finish(data, config, "ml-1m", {"fparec": 0.24})
-    assert rendered_study("table_3", config, data).blocks[0].notes == ()
+    assert rendered_study("table_3", trials_frame(data, config), config, data).blocks[0].notes == ()
 
 
 def write_users(data, dataset, interactions):
@@ -118,7 +119,7 @@ def test_windows_are_named_and_their_training_targets_counted(data, config):
     finish(data, config, "beauty", {"fparec": 0.08, "fparec_middle": 0.09, "fparec_long": 0.07})
     histories = [5, 60, 130, 500]
     write_users(data, "beauty", histories)
-    (block,) = rendered_study("sequence_length", config, data).blocks
+    (block,) = rendered_study("sequence_length", trials_frame(data, config), config, data).blocks
     titles = [line.title for line in block.lines if line.model.startswith("fparec_")]
     assert titles == [
         "FPARec, short window (n = 50)",
@@ -146,13 +147,13 @@ def test_the_lengths_on_disk_are_those_of_the_training_sequences(data):
 def test_a_study_lists_the_datasets_on_which_it_was_begun(data, config):
     finish(data, config, "ml-latest-small", {"fparec": 0.1})
     finish(data, config, "beauty", {"average": 0.1})  # no arm of Table 3
-    table = rendered_study("table_3", config, data)
+    table = rendered_study("table_3", trials_frame(data, config), config, data)
     assert [block.dataset for block in table.blocks] == ["ml-latest-small"]
 
 
 def test_each_median_stands_with_its_interval_over_users(data, config):
     finish(data, config, "beauty", {"fparec": 0.08, "popularity": 0.01})
-    text, rows = render("table_3", config, data)
+    text, rows = render("table_3", trials_frame(data, config), config, data)
     ranks = np.array([3, 40])  # those of every trial that `trial_folders` writes
     for model, title, seeds in (("fparec", "FPARec", 3), ("popularity", "Popularity", 1)):
         cells = next(line for line in text.splitlines() if line.startswith(f"| {title} ")).split(
@@ -169,12 +170,15 @@ def test_each_median_stands_with_its_interval_over_users(data, config):
 def test_damaged_ranks_leave_the_median_without_its_interval(data, config, caplog):
     finish(data, config, "beauty", {"fparec": 0.08})
     (data.trial("beauty", "fparec", 1) / RANKS).write_bytes(b"no parquet")
-    assert "| FPARec | 0.0800 | 0.0821 (-0.0021) |" in render("table_3", config, data)[0]
+    assert (
+        "| FPARec | 0.0800 | 0.0821 (-0.0021) |"
+        in render("table_3", trials_frame(data, config), config, data)[0]
+    )
     assert "No interval" in caplog.text
 
 
 def test_every_packaged_study_renders_without_any_trial(data):
     for name in table_names(PACKAGED):
-        text, rows = render(name, PACKAGED, data)
+        text, rows = render(name, trials_frame(data, PACKAGED), PACKAGED, data)
         assert text.startswith("## ")
         assert isinstance(rows, list)
