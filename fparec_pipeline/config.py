@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fparec_pipeline.paths import DataRoot
 
@@ -89,16 +89,55 @@ class Counts(Frozen):
     interactions: int
 
 
+class LeaveOneOut(Frozen):
+    """Every user's last item is the test target, the one before it the validation target."""
+
+    name: Literal["leave_one_out"] = "leave_one_out"
+
+
+class Temporal(Frozen):
+    """Two moments cut the log; the rules are those of `datasets.protocols`."""
+
+    name: Literal["temporal"] = "temporal"
+    test_quantile: float = Field(0.9, gt=0, lt=1)  # of the interactions' times: where test starts
+    valid_quantile: float = Field(0.9, gt=0, lt=1)  # of what is before that: where validation does
+    test_from: datetime.date | None = None  # a first day, UTC, in the place of a quantile
+    valid_from: datetime.date | None = None
+    target: Literal["last", "first", "all"] = "last"  # which of a user's interactions after a cut
+    core_on: Literal["all", "train"] = "all"  # what must have `core` interactions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_as_test(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "test_quantile" in values:
+            return {"valid_quantile": values["test_quantile"]} | values
+        return values
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Temporal":
+        if self.test_from and self.valid_from and self.valid_from >= self.test_from:
+            raise ValueError(f"valid_from {self.valid_from} is not before {self.test_from}")
+        return self
+
+
 class Dataset(Frozen):
     """One dataset: its sources, its preprocessing, and hyper-parameters of its own."""
 
     title: str | None = None
+    like: str | None = None  # the dataset whose entry this one changes, and whose raw file it reads
     licence: str | None = None
     core: int = Field(5, ge=1)  # every user and item keeps at least so many interactions
+    protocol: LeaveOneOut | Temporal = Field(LeaveOneOut(), discriminator="name")
     expected: Counts | None = None
     source: str | None = None  # which of `sources`; default: the first
     sources: dict[str, Source] = Field(min_length=1)
     hyperparameters: dict[str, Any] = {}
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        """`protocol = "temporal"` is short for `protocol = { name = "temporal" }`."""
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _source_exists(self) -> "Dataset":
@@ -332,7 +371,8 @@ class Config(BaseModel):
 
     def _layers(self, dataset: str, model: str) -> dict[str, Any]:
         own = self.datasets[dataset].hyperparameters
-        there = self.changes_on.get(model, {}).get(dataset, {})
+        ons = self.changes_on.get(model, {})
+        there = ons.get(self.datasets[dataset].like or dataset, {}) | ons.get(dataset, {})
         return self.defaults | own | self.models[model] | there
 
     def _origin(self, model: str) -> str:
@@ -486,7 +526,40 @@ def _where(file: str, root: Path) -> str:
 def _entries(model: type[M], file: str, root: Path) -> dict[str, M]:
     where, entries = _where(file, root), _layered(file, root)
     _check_names(entries, where, also="-." if model is Dataset else "")
+    if model is Dataset:
+        entries = _with_likes(entries, where)
     return {name: _parse(model, entry, f"{where} [{name}]") for name, entry in entries.items()}
+
+
+def _with_likes(entries: dict[str, Any], where: str) -> dict[str, Any]:
+    """The datasets' entries; one that is `like` another is laid over that one's.
+
+    Its title and expected counts are its own, and it has no sources of its own: it reads the other
+    one's raw file.
+
+    Raises:
+        ConfigError: the other is not there or is itself like another, or sources are given.
+    """
+    resolved = dict(entries)
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or "like" not in entry:
+            continue
+        try:
+            base = entries[known(str(entry["like"]), entries, "dataset")]
+        except ConfigError as error:
+            raise ConfigError(f"{where} [{name}]: {error}") from error
+        if "like" in base:
+            raise ConfigError(
+                f"{where} [{name}]: {entry['like']!r} is itself like {base['like']!r}; name that."
+            )
+        if "sources" in entry:
+            raise ConfigError(
+                f"{where} [{name}]: an entry with `like` reads the raw file of the other, so it "
+                "has no sources of its own; choose one of the other's with `source`."
+            )
+        inherited = {k: v for k, v in base.items() if k not in ("title", "expected")}
+        resolved[name] = _overlay(inherited, entry)
+    return resolved
 
 
 def _check_names(names: Iterable[str], where: str, also: str = "") -> None:
@@ -533,9 +606,12 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         given = f" (given: {problem['input']!r})" if key else ""
         return f"{key + ': ' if key else ''}{problem['msg']}{given}"
     owner: Any = model
+    members: list[type[BaseModel]] = []
     for part in problem["loc"][:-1]:
-        field = getattr(owner, "model_fields", {}).get(part)
-        owner = next(iter(_models_in(field.annotation)), owner) if field else owner
+        if field := getattr(owner, "model_fields", {}).get(part):
+            members = list(_models_in(field.annotation))
+        tagged = (m for m in members if any(f.default == part for f in m.model_fields.values()))
+        owner = next(tagged, next(iter(members), owner))
     allowed = list(owner.model_fields)
     close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1, cutoff=0.5)
     hint = f", did you mean {close[0]!r}?" if close else ""

@@ -47,7 +47,8 @@ def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
     for dataset in datasets:
         for model in set(models) - {"defaults"}:
             expected = switches | models["defaults"]
-            expected.update(datasets[dataset].get("hyperparameters", {}))
+            base = datasets[datasets[dataset].get("like", dataset)]
+            expected.update(base.get("hyperparameters", {}))
             expected.update(models[model])
             expected.pop("title", None)
             assert config.trial(dataset, model, 7).hyperparameters.model_dump() == expected
@@ -486,3 +487,47 @@ def test_a_fingerprint_is_the_same_in_any_process_and_at_any_commit(trial, tmp_p
     )
     assert answer.stdout.strip() == trial.fingerprint("data")
     assert Trial.model_validate_json(trial.model_dump_json()) == trial
+
+
+# Protocols, and datasets like others
+
+
+def test_a_dataset_like_another_reads_the_same_file_in_its_own_way(load):
+    config = load(
+        datasets='[later]\nlike = "ml-1m"\nprotocol = { name = "temporal", test_quantile = 0.8 }\n'
+        'source = "raw"\n',
+        models="[fparec.on.ml-1m]\nd = 64\n",
+    )
+    base, later = config.datasets["ml-1m"], config.datasets["later"]
+    assert (later.sources, later.core, later.licence) == (base.sources, base.core, base.licence)
+    assert (later.source_name, later.title, later.expected) == ("raw", None, None)
+    assert (later.protocol.test_quantile, later.protocol.valid_quantile) == (0.8, 0.8)
+    assert base.protocol.name == "leave_one_out"
+    pair = [config.trial(dataset, "fparec", 0) for dataset in ("ml-1m", "later")]
+    assert pair[0].hyperparameters == pair[1].hyperparameters
+    assert pair[1].hyperparameters.d == 64
+    assert pair[0].fingerprint("h") != pair[1].fingerprint("h")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('like = "ml-1n"', r"\[later\].*no dataset 'ml-1n'.*ml-1m"),
+        ('like = "ml-latest-small-temporal"', r"itself like 'ml-latest-small'; name that"),
+        ('like = "ml-1m"\n[later.sources.x]\nreader = "csv"', "no sources of its own"),
+        ('like = "ml-1m"\nprotocol = "random"', r"\[later\].*protocol.*leave_one_out.*temporal"),
+        (
+            'like = "ml-1m"\nprotocol = {name = "temporal", test_quantil = 0.9}',
+            r"unknown key 'protocol\.temporal\.test_quantil', did you mean 'test_quantile'\?",
+        ),
+        ('like = "ml-1m"\nprotocol = {name = "leave_one_out", target = "all"}', "target"),
+        (
+            'like = "ml-1m"\n'
+            'protocol = {name = "temporal", valid_from = 2020-01-02, test_from = 2020-01-01}',
+            "valid_from 2020-01-02 is not before 2020-01-01",
+        ),
+    ],
+)
+def test_a_protocol_that_cannot_be_used_is_named(load, entry, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load(datasets=f"[later]\n{entry}\n")

@@ -22,7 +22,7 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
-from fparec_pipeline.training.evaluation import metrics_from_ranks
+from fparec_pipeline.training.evaluation import RANKINGS, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
     HISTORY,
@@ -42,7 +42,6 @@ from fparec_pipeline.training.record import (
 
 TRIALS = "trials.parquet"
 IDENTITY = ("dataset", "model", "seed")
-PARTS = ("valid", "valid_unseen", "test", "test_unseen")
 JSON_COLUMNS = ("hyperparameters", "versions")
 TOLERANCE = 1e-12  # of a recomputed metric: the order of a sum may differ
 
@@ -174,7 +173,7 @@ def _smallest(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _write_ranks(path: Path, frame: pl.DataFrame) -> None:
     """Two thirds of what Polars writes: a dictionary of ranks is larger than the ranks."""
-    encodings = {"user": "DELTA_BINARY_PACKED"} | dict.fromkeys(PARTS, "BYTE_STREAM_SPLIT")
+    encodings = {"user": "DELTA_BINARY_PACKED"} | dict.fromkeys(RANKINGS, "BYTE_STREAM_SPLIT")
     with write_atomically(path) as part:
         pq.write_table(
             frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
@@ -197,7 +196,7 @@ def _write_trial(
 ) -> None:
     """The folder of one published trial, its record last."""
     metrics = {name: row[name] for name in METRICS}
-    if ranks is None or not _agree(_metrics(ranks), metrics):
+    if ranks is None or not _agree(metrics_of_table(ranks), metrics):
         raise PublishedError(
             f"The published ranks of {_name(row)} do not give its published metrics; bring the "
             "folder back from the repository."
@@ -218,11 +217,3 @@ def _write_trial(
 
 def _agree(first: dict[str, float], second: dict[str, float]) -> bool:
     return all(abs(first[name] - second[name]) <= TOLERANCE for name in METRICS)
-
-
-def _metrics(ranks: pl.DataFrame) -> dict[str, float]:
-    return {
-        f"{part}/{metric}": value
-        for part in PARTS
-        for metric, value in metrics_from_ranks(ranks[part].to_numpy()).items()
-    }

@@ -164,7 +164,7 @@ def read_ranks(
     if any(not frame["user"].equals(frames[0]["user"]) for frame in frames):
         raise TrialCorrupt(f"{arm} on {dataset}: its seeds ranked different users.")
     return {
-        part: np.stack([frame[part].to_numpy() for frame in frames])
+        part: np.stack([frame[part].drop_nulls().to_numpy() for frame in frames])
         for part in ("test", "test_unseen")
     }
 

@@ -361,7 +361,8 @@ class _StackedTraining:
             raise diverged(seat.trial, epoch, f"the loss is {loss}")
         weights = self.stack.weights(self.seats.index(seat))
         self.model.load_state_dict(weights)
-        metrics = metrics_from_ranks(ranks_of(self.model, self.valid, seat.trial, epoch).kept)
+        ranks = ranks_of(self.model, self.valid, seat.trial, epoch)
+        metrics = metrics_from_ranks(ranks.kept, ranks.users)
         share = shared / len(self.seats)
         state.note(
             loss,

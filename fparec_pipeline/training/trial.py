@@ -48,8 +48,10 @@ from fparec_pipeline.training.evaluation import (
     Part,
     Ranks,
     metrics_from_ranks,
+    metrics_of_table,
     network_scorer,
     rank_targets,
+    ranks_table,
 )
 from fparec_pipeline.training.loss import cross_entropy
 from fparec_pipeline.training.record import (
@@ -192,7 +194,8 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
         )
         begin_attempt(folder, attempt)
         scorer = SCORERS[reference](splits)
-        longest = int(np.diff(splits.train_offsets).max()) + 1  # the whole history is seen
+        test_cases = splits.cases("test")
+        longest = int((test_cases.ends - test_cases.starts).max())  # the whole history is seen
         valid, test = (rank_targets(scorer, EvaluationSet(splits, part, longest)) for part in PARTS)
         return _write_result(folder, attempt, valid, test, seconds=time.perf_counter() - started)
 
@@ -387,7 +390,8 @@ class _Training:
         started = time.perf_counter()
         loss = self.epochs.train(self.state.epoch)
         trained = time.perf_counter()
-        metrics = metrics_from_ranks(self._ranks(self.valid).kept)
+        ranks = self._ranks(self.valid)
+        metrics = metrics_from_ranks(ranks.kept, ranks.users)
         self.state.note(
             loss,
             metrics,
@@ -501,27 +505,14 @@ def _write_result(
     folder: Path, attempt: Attempt, valid: Ranks, test: Ranks, **numbers: Any
 ) -> TrialRecord:
     """Ranks, then the record with metrics and checksums, which makes the trial finished."""
-    ranks = {
-        "valid": valid.kept,
-        "valid_unseen": valid.unseen,
-        "test": test.kept,
-        "test_unseen": test.unseen,
-    }
-    columns = {"user": np.arange(1, len(test.kept) + 1)} | ranks
-    frame = pl.DataFrame(
-        [pl.Series(name, v.astype(np.uint32)).shrink_dtype() for name, v in columns.items()]
-    )
+    frame = ranks_table(valid, test)
     write_parquet(folder / RANKS, frame)
     written = [name for name in (HISTORY, RANKS, WEIGHTS) if (folder / name).exists()]
     record = TrialRecord(
         **attempt.model_dump(),
         **numbers,
         finished=now(),
-        metrics={
-            f"{part}/{metric}": value
-            for part, values in ranks.items()
-            for metric, value in metrics_from_ranks(values).items()
-        },
+        metrics=metrics_of_table(frame),
         files={name: sha256(folder / name) for name in written},
     )
     return write_sealed(folder / RECORD, record)
