@@ -7,6 +7,7 @@ import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.checks import CHECKS
 from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.paths import DataRoot
@@ -55,7 +56,7 @@ def trained(data: DataRoot, instance: dg.DagsterInstance) -> list[dg.ExecuteInPr
 def test_every_run_of_the_graph_succeeds(trained: list[dg.ExecuteInProcessResult]) -> None:
     assert [run.success for run in trained] == [True] * 6
     checks = trained[0].get_asset_check_evaluations()
-    assert len(checks) == 5
+    assert len(checks) == len(CHECKS)
     assert all(check.passed for check in checks)
 
 

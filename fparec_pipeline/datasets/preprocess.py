@@ -111,18 +111,18 @@ def _chronological(users: np.ndarray, times: np.ndarray) -> np.ndarray:
     return places
 
 
-def numbered(table: pl.DataFrame, first: np.ndarray | None = None) -> Sequences:
+def numbered(table: pl.DataFrame, stages: np.ndarray | None = None) -> Sequences:
     """Rows sorted and given ids from 1, as the module's docstring says.
 
     Args:
         table: Categorical columns user and item, and time (Int64), in the order of the file.
-        first: (rows,) booleans: the users and items of these rows are numbered first, as if there
-            were no others. None: all rows alike.
+        stages: (rows,) integers: the users and items of the lowest stage are numbered first, as if
+            there were no other rows, then those that the next one adds. None: all rows are one.
     """
-    users, user_rows = _numbered_in(_codes(table["user"]), np.arange(table.height), first)
+    users, user_rows = _numbered_in(_codes(table["user"]), np.arange(table.height), stages)
     times = table["time"].to_numpy()
     places = _chronological(users, times)
-    items, item_rows = _numbered_in(_codes(table["item"]), places, first)
+    items, item_rows = _numbered_in(_codes(table["item"]), places, stages)
     return Sequences(
         pl.DataFrame({"user": users[places], "item": items[places], "time": times[places]}),
         user_names=table["user"].gather(user_rows).cast(pl.String),
@@ -131,15 +131,15 @@ def numbered(table: pl.DataFrame, first: np.ndarray | None = None) -> Sequences:
 
 
 def _numbered_in(
-    codes: np.ndarray, places: np.ndarray, first: np.ndarray | None
+    codes: np.ndarray, places: np.ndarray, stages: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids from 1 in the order in which the codes first appear when read at `places`, (rows,) int32
     by row, and the row where each first appears, (ids,).
 
-    With `first`, those of its rows are read before the others.
+    With `stages`, they are read stage by stage.
     """
-    if first is not None:
-        places = places[np.argsort(~first[places], kind="stable")]
+    if stages is not None:
+        places = places[np.argsort(stages[places], kind="stable")]
     ids, appearances = _by_first_appearance(codes[places])
     by_row = np.empty_like(ids)
     by_row[places] = ids

@@ -15,9 +15,10 @@ Rules of `temporal`:
 * **Ties.** An interaction at the very moment of a cut lies after it, so that equal times never
   stand on both sides. The cut of a quantile q is the time of interaction ⌊q · N⌋, counted from 0
   in the order of time.
-* **Ids.** Users and items of the training part are numbered first, from that part alone: nothing
-  after the first cut changes an id, a batch or a weight (with `core_on = "all"` it can only change
-  who is in the core).
+* **Ids.** Users and items of the training part are numbered first, from that part alone, then
+  those that the validation part adds, then the test part's: nothing after a cut changes an id, a
+  batch, a weight or a rank before it. (With `core_on = "all"` the core is of the whole log, so that
+  what comes later has a say in who is in it, and the cut of a quantile is of the whole log too.)
 * **Cold items** first appear after the first cut. Their ids are above `known_items`: they are no
   candidates, have no embedding, are left out of inputs, and are misses as targets.
 """
@@ -120,7 +121,8 @@ class TemporalSplit:
         valid_from, test_from = cuts(name, table, settings)
         table, trained = _trained(table, valid_from, dataset.core, settings)
         known_users, known_items = table.filter(trained).select(pl.n_unique("user", "item")).row(0)
-        sequences = numbered(table, trained.to_numpy())
+        stages = np.where(trained, 0, np.where(table["time"] < test_from, 1, 2))
+        sequences = numbered(table, stages)
         _require_enough(name, dataset, sequences, self.min_interactions)
         window = (pl.col("time") >= valid_from).cast(pl.Int8) + (pl.col("time") >= test_from)
         rows = _with_targets(sequences.rows.with_columns(window=window), settings.target)

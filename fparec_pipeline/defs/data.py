@@ -56,7 +56,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(name, asset="splits", blocking=True, description=getdoc(check))
             for name, check in CHECKS.items()
         ],
-        description="Training, validation and test items of every user (leave-one-out), with ids "
+        description="Training, validation and test items by the dataset's protocol, with ids "
         "from 1 and statistics.",
     )
     def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
