@@ -9,9 +9,11 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.defs.automation import (
     SCHEDULED,
     benchmark_schedule,
+    failure_sensor,
     jobs,
-    render_sensor,
+    keep_current_sensor,
     study_job_name,
+    training_sensor,
 )
 from fparec_pipeline.defs.data import data_assets
 from fparec_pipeline.defs.resources import LogListener, Workspace
@@ -35,8 +37,12 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
             *result_assets(config),
         ],
         jobs=list(made.values()),
-        schedules=[benchmark_schedule(config, made[study_job_name(SCHEDULED)])],
-        sensors=[render_sensor(config, made["render_medians"], made["render_tables"])],
+        schedules=[benchmark_schedule(config, made["prepare_data"])],
+        sensors=[
+            training_sensor(config, made[study_job_name(SCHEDULED)]),
+            keep_current_sensor(),
+            failure_sensor(),
+        ],
         resources={
             "workspace": Workspace(),
             "listener": LogListener(),

@@ -12,6 +12,7 @@ from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import TABLES, make_splits, read_splits
+from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.paths import DataRoot
@@ -31,6 +32,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
         code_version="1",
         description="The dataset's file as its publisher has it: downloaded, checked, kept.",
     )
+    @explained
     def raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name = context.partition_key
         dataset = config.datasets[name]
@@ -59,6 +61,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
         description="Training, validation and test items by the dataset's protocol, with ids "
         "from 1 and statistics.",
     )
+    @explained
     def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name, data = context.partition_key, workspace.data
         dataset = config.datasets[name]

@@ -7,6 +7,8 @@ import polars as pl
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.defs.automation import keep_current
+from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import training_keys
@@ -50,9 +52,11 @@ def _trials_asset(config: Config) -> dg.AssetsDefinition:
         kinds={"polars"},
         owners=["team:research"],
         code_version="1",
+        automation_condition=keep_current(),
         description="All finished trials of a dataset as one frame, a row a trial, read from their "
         "folders. Every result is made of it.",
     )
+    @explained
     def trials(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         dataset, data = context.partition_key, workspace.data
         frame = write_trials(data, config, dataset)
@@ -78,12 +82,14 @@ def _medians_asset(config: Config) -> dg.AssetsDefinition:
         kinds={"polars"},
         owners=["team:research"],
         code_version="2",
+        automation_condition=keep_current(),
         description="The median over seeds of every model of a dataset that has a trial, with "
         "95 % intervals over users. Provisional with fewer than three seeds.",
     )
+    @explained
     def medians(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         data, dataset = workspace.data, context.partition_key
-        frame = available_medians(read_trials(data).filter(pl.col("dataset") == dataset))
+        frame = available_medians(read_trials(data, dataset))
         frame = with_intervals(frame, UserRanks(config, data))
         path = medians_path(data, dataset)
         write_parquet(path, frame)
@@ -107,8 +113,10 @@ def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
         kinds={"polars", "mlflow"},
         owners=["team:research"],
         code_version="2",
+        automation_condition=keep_current(),
         description="All models of a dataset, best first; provisional with fewer than three seeds.",
     )
+    @explained
     def leaderboard(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -132,8 +140,10 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
         kinds={"polars", "mlflow"},
         owners=["team:research"],
         code_version="1",
+        automation_condition=keep_current(),
         description=f"{title}, ours beside the paper's.",
     )
+    @explained
     def table(workspace: Workspace) -> dg.MaterializeResult:
         data = workspace.data
         rendered = render(name, read_trials(data), config, data)
@@ -148,13 +158,14 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=name,
         partitions_def=dataset_partitions(config) if name in ARMS else None,
-        deps=training_keys(config) if name in ARMS else [],
+        deps=["trials"] if name in ARMS else [],
         group_name="results",
         kinds={"matplotlib"},
         owners=["team:research"],
         code_version="1",
         description=f"{FIGURES[name]}. What has not been trained is a gap that says so.",
     )
+    @explained
     def figure(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         dataset = context.partition_key if name in ARMS else None
         drawn = draw(name, dataset, config, workspace.data)
@@ -180,8 +191,10 @@ def _report_asset(config: Config) -> dg.AssetsDefinition:
         kinds={"html", "mlflow"},
         owners=["team:research"],
         code_version="1",
+        automation_condition=keep_current(),
         description="Everything in one HTML file: verdicts, tables, figures, provenance.",
     )
+    @explained
     def report(workspace: Workspace) -> dg.MaterializeResult:
         from fparec_pipeline.results.report import path_of, write_report
         from fparec_pipeline.tracking import Tracker

@@ -69,6 +69,10 @@ SCHEMA: dict[str, Any] = {
 } | dict.fromkeys(METRICS, pl.Float64)
 
 
+class TrialsMissing(RuntimeError):
+    """The frame of a dataset's trials has not been written yet."""
+
+
 def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> pl.DataFrame:
     """One row per finished trial, one column per entry of SCHEMA (METRICS among them).
 
@@ -112,12 +116,20 @@ def write_trials(data: DataRoot, config: Config, dataset: str) -> pl.DataFrame:
     return frame
 
 
-def read_trials(data: DataRoot) -> pl.DataFrame:
-    """What `write_trials` has written of all datasets; without a row where it has written nothing.
+def read_trials(data: DataRoot, dataset: str | None = None) -> pl.DataFrame:
+    """What `write_trials` has written, of one dataset or of all.
 
     A column that a file lacks (a metric that was added later) is null.
+
+    Raises:
+        TrialsMissing: a dataset is named for which nothing was written.
     """
-    paths = sorted(trials_path(data, "any").parent.glob("*.parquet"))
+    if dataset is not None and not trials_path(data, dataset).exists():
+        raise TrialsMissing(
+            f"{trials_path(data, dataset)} is not there: `fparec sync` writes it from the folders "
+            "of the finished trials."
+        )
+    paths = sorted(trials_path(data, "any").parent.glob(f"{dataset or '*'}.parquet"))
     if not paths:
         return pl.DataFrame(schema=SCHEMA)
     return pl.scan_parquet(

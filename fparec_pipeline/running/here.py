@@ -14,6 +14,7 @@ from fparec_pipeline.running.context import Context
 from fparec_pipeline.running.liveness import ALIVE, alive
 from fparec_pipeline.training.record import Progress
 
+FAILURE = f"{dg.Failure.__module__}.{dg.Failure.__name__}"  # of an error that `defs` explains
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 
 
@@ -71,4 +72,5 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
 def _plain(message: str) -> str:
     """An error's message, without the class where the error is one of ours."""
     kind, _, text = message.strip().partition(": ")
-    return text if kind.startswith(PACKAGE.name + ".") and text else message.strip()
+    ours = kind.startswith(PACKAGE.name + ".") or kind == FAILURE
+    return text if ours and text else message.strip()
