@@ -105,7 +105,7 @@ def main() -> None:
         splits = drawn_splits(
             dataset, size.users // share, size.items // share, size.interactions // share
         )
-        for model in study.models:
+        for model in study.arms:
             trials = [config.trial(dataset, model, seed) for seed in study.seeds]
             if options.small:
                 trials = [

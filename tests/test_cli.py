@@ -53,7 +53,7 @@ def fparec(data: DataRoot, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def records(data: DataRoot) -> dict[tuple[str, int], TrialRecord]:
     found = [read_record(folder) for folder in trial_folders(data)]
-    return {(record.model, record.seed): record for record in found if record}
+    return {(record.arm, record.seed): record for record in found if record}
 
 
 def dagster_runs(data: DataRoot, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:

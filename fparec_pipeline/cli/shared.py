@@ -33,7 +33,7 @@ def chosen(
     """The trials that the options name."""
     base = config.studies[known(study, config.studies, "study")]
     wanted = split_names(datasets) or base.datasets
-    arms = split_names(models) or base.models
+    arms = split_names(models) or base.arms
     numbers = [
         int(known(seed, map(str, config.seeds), "seed")) for seed in split_names(seeds)
     ] or base.seeds

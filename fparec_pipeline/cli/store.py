@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from fparec_pipeline.cli.shared import Names, app, chosen, console
-from fparec_pipeline.config import Config, load_config
+from fparec_pipeline.config import Config, TrialId, load_config
 from fparec_pipeline.paths import DataRoot
 
 
@@ -28,16 +28,13 @@ def status(
     data = DataRoot.default()
     config = load_config(data)
     trials = chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
-    states = {
-        (t.dataset, t.model, t.seed): trial_status(data.trial(t.dataset, t.model, t.seed), t, data)
-        for t in trials
-    }
+    states = {trial.id: trial_status(trial, data) for trial in trials}
     columns = sorted({t.seed for t in trials})
     table = Table("dataset", "model", *(f"seed {seed}" for seed in columns))
-    for dataset, model in dict.fromkeys((t.dataset, t.model) for t in trials):
-        cells = [states.get((dataset, model, seed), "") for seed in columns]
+    for dataset, arm in dict.fromkeys((t.dataset, t.arm) for t in trials):
+        cells = [states.get(TrialId(dataset, arm, seed), "") for seed in columns]
         if datasets or any(state != "missing" for state in cells):
-            table.add_row(dataset, model, *(_coloured(state) for state in cells))
+            table.add_row(dataset, arm, *(_coloured(state) for state in cells))
     console.print(table)
     console.print(
         f"{sum(state == 'done' for state in states.values())} of {len(states)} trials are done; "

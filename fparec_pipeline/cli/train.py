@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fparec_pipeline.cli.shared import app, chosen, console, stop_at
 from fparec_pipeline.cli.show import print_leaderboard
-from fparec_pipeline.config import Config, Trial, known, load_config
+from fparec_pipeline.config import Config, Trial, TrialId, known, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import Progress as EpochProgress
 
@@ -65,7 +65,7 @@ def run(
             _prepare(dataset, context)
         missing = _missing(trials, data, retrain)
         # An earlier command may have been killed when a trial was finished and not yet reported.
-        done = [data.trial(t.dataset, t.model, t.seed) for t in trials if t not in missing]
+        done = [t.id.folder(data) for t in trials if t not in missing]
         report_missing(done, config, context.instance)
         failed = _train(missing, data, jobs, device, retrain)
         for dataset in names:
@@ -89,9 +89,9 @@ def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
     """The tables that show any of the trials, and those that need none."""
     from fparec_pipeline.results.tables import table_names
 
-    trained = {(trial.dataset, trial.model) for trial in trials}
+    trained = {(trial.dataset, trial.arm) for trial in trials}
     shown = {
-        name: {(t.dataset, t.model) for t in config.trials(study.datasets, study.models, [0])}
+        name: {(t.dataset, t.arm) for t in config.trials(study.datasets, study.arms, [0])}
         for name, study in config.studies.items()
     }
     return [n for n in table_names(config) if n not in shown or shown[n] & trained]
@@ -111,12 +111,7 @@ def _prepare(dataset: str, context: "Context") -> None:
 def _missing(trials: Iterable[Trial], data: DataRoot, retrain: bool) -> list[Trial]:
     from fparec_pipeline.results.trials import trial_status
 
-    return [
-        trial
-        for trial in trials
-        if retrain
-        or trial_status(data.trial(trial.dataset, trial.model, trial.seed), trial, data) != "done"
-    ]
+    return [trial for trial in trials if retrain or trial_status(trial, data) != "done"]
 
 
 def _train(
@@ -135,26 +130,24 @@ def _train(
         TimeElapsedColumn(),
         console=console,
     )
-    tasks: dict[tuple[str, str, int], TaskID] = {}
+    tasks: dict[TrialId, TaskID] = {}
     failed = []
     with bars:
         whole = bars.add_task(f"{len(trials)} trials", total=len(trials), news="")
 
         def show(progress: EpochProgress) -> None:
-            key = (progress.dataset, progress.model, progress.seed)
-            if key not in tasks:
-                name = f"  {progress.dataset} {progress.model} seed {progress.seed}"
-                tasks[key] = bars.add_task(name, total=progress.max_epochs, news="")
+            if progress.trial not in tasks:
+                name = f"  {progress.trial}"
+                tasks[progress.trial] = bars.add_task(name, total=progress.max_epochs, news="")
             news = f"epoch {progress.epoch} NDCG@10 {progress.valid_ndcg_at_10:.4f}"
-            bars.update(tasks[key], completed=progress.epoch, news=news)
+            bars.update(tasks[progress.trial], completed=progress.epoch, news=news)
 
         for outcome in train(trials, Options(str(data.root), device, retrain), jobs, show):
-            trial = outcome.trial
-            name = f"{trial.dataset} {trial.model} seed {trial.seed}"
-            if (task := tasks.pop((trial.dataset, trial.model, trial.seed), None)) is not None:
+            name = outcome.trial.id
+            if (task := tasks.pop(name, None)) is not None:
                 bars.remove_task(task)
             if outcome.error:
-                failed.append(trial)
+                failed.append(outcome.trial)
                 bars.console.print(
                     f"[red]failed[/] {name}: {escape(outcome.error)}",
                     highlight=False,

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from fparec_pipeline.config import PACKAGE, Config, masked
+from fparec_pipeline.config import FILES, Config, masked
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.sources import fetch_raw
@@ -103,7 +103,7 @@ def splits_are_current(name: str, config: Config, data: DataRoot) -> bool:
         results = check_splits(folder, dataset)
     except SplitsError:
         return False
-    inputs = [PACKAGE / "datasets.toml", data.root / "datasets.toml"]
+    inputs = [FILES / "datasets.toml", data.root / "datasets.toml"]
     if dataset.active_source.reader in ("csv", "parquet"):
         inputs.append(fetch_raw(name, dataset, data))
     made = (folder / "stats.json").stat().st_mtime

@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config
+from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config, TrialId
 from fparec_pipeline.datasets.splits import read_splits, statistics_on_disk
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import (
@@ -100,7 +100,7 @@ def training_assets(config: Config) -> list[dg.AssetsDefinition]:
     """One asset for each arm of models.toml and for each study with variants."""
     arms = [
         _training_asset(config, arm, config.titles[arm], trial_partitions(config), arm)
-        for arm in config.models
+        for arm in config.arms
         if arm not in config.variants
     ]
     studies = [
@@ -114,19 +114,19 @@ def training_assets(config: Config) -> list[dg.AssetsDefinition]:
 
 
 def _has_asset(config: Config, study: str) -> bool:
-    return any(arm in config.variants for arm in config.studies[study].models)
+    return any(arm in config.variants for arm in config.studies[study].arms)
 
 
 def training_keys(config: Config) -> list[dg.AssetKey]:
     """The keys of all `training_assets`."""
-    names = [arm for arm in config.models if arm not in config.variants]
+    names = [arm for arm in config.arms if arm not in config.variants]
     names += [study for study in config.studies if _has_asset(config, study)]
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
 def study_keys(config: Config, study: str) -> list[dg.AssetKey]:
     """The assets that train a study's arms; they share one partitions definition."""
-    names = [study] if _has_asset(config, study) else config.studies[study].models
+    names = [study] if _has_asset(config, study) else config.studies[study].arms
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
@@ -137,7 +137,7 @@ def study_partition_keys(
     seeds = [str(seed) for seed in config.studies[study].seeds]
     dimension, trials = "seed", seeds
     if _has_asset(config, study):
-        arms = config.studies[study].models
+        arms = config.studies[study].arms
         dimension, trials = "trial", [arm_and_seed(arm, int(s)) for s in seeds for arm in arms]
     return [
         dg.MultiPartitionKey({"dataset": dataset, dimension: trial})
@@ -146,21 +146,19 @@ def study_partition_keys(
     ]
 
 
-def places(
-    config: Config, dataset: str, model: str, seed: int
-) -> list[tuple[dg.AssetKey, dg.MultiPartitionKey]]:
+def places(config: Config, trial: TrialId) -> list[tuple[dg.AssetKey, dg.MultiPartitionKey]]:
     """Every (asset, partition) that shows the trial, the one that trains it first.
 
     Args:
         config: its studies say which arms there are.
-        dataset: the trial's; one that the configuration does not know is shown nowhere.
-        model: the name that the trial is trained as.
-        seed: the trial's; one that no study names is shown nowhere.
+        trial: under the name that it is trained as. One whose dataset the configuration does not
+            know, or whose seed no study names, is shown nowhere.
     """
+    dataset, _, seed = trial
     if dataset not in config.datasets or seed not in config.seeds:
         return []
     fitting = config.arms_on(dataset)
-    names = [arm for arm in fitting if config.trial(dataset, arm, seed).model == model]
+    names = [arm for arm in fitting if config.trained_as(dataset, arm) == trial.arm]
     own = [
         (
             dg.AssetKey([TRAINED, arm]),
@@ -176,7 +174,7 @@ def places(
         )
         for arm in names
         for study in config.studies
-        if _has_asset(config, study) and arm in config.studies[study].models
+        if _has_asset(config, study) and arm in config.studies[study].arms
     ]
 
 
@@ -211,7 +209,7 @@ def _training_asset(
         assert isinstance(context.partition_key, dg.MultiPartitionKey)  # noqa: S101
         trial = settings.trial(*trial_of(context.partition_key, arm))
         data = workspace.data
-        folder = data.trial(trial.dataset, trial.model, trial.seed)
+        folder = trial.id.folder(data)
         before = None if config.retrain else read_record(folder)
         reporter = _Reporter(workspace, listener, context.run.run_id)
         try:
@@ -232,7 +230,7 @@ def _training_asset(
         reused = before is not None and before.attempt == record.attempt
         if reused:
             context.log.info(_reuse_note(record))
-        return trial_result(folder, record, reporter, settings.titles[trial.model], reused)
+        return trial_result(folder, record, reporter, settings.titles[trial.arm], reused)
 
     return trained
 
@@ -335,7 +333,7 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
 def reference_metadata(records: Sequence[TrialRecord]) -> dict[str, Any]:
     """The headline metrics of the untrained references of one dataset."""
     return {
-        f"{record.model}/{name}": dg.MetadataValue.float(record.metrics[f"test/{name}"])
+        f"{record.arm}/{name}": dg.MetadataValue.float(record.metrics[f"test/{name}"])
         for record in records
         for name in HEADLINE
     } | {"published": dg.MetadataValue.bool(all(record.published for record in records))}

@@ -147,7 +147,7 @@ def leaderboard(
 def _wanted(study: Study) -> pl.DataFrame:
     """The (dataset, model, seed) that the study's medians need, in the order of printing."""
     datasets = pl.DataFrame({"dataset": study.datasets}, schema={"dataset": pl.String})
-    models = pl.DataFrame({"model": study.models}, schema={"model": pl.String})
+    models = pl.DataFrame({"model": study.arms}, schema={"model": pl.String})
     seeds = pl.DataFrame({"seed": study.seeds}, schema={"seed": pl.Int64})
     trained = models.join(seeds, how="cross").with_columns(trained=True)
     references = pl.DataFrame({"model": list(REFERENCES)}).with_columns(

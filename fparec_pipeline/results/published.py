@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from fparec_pipeline.config import Config
+from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
@@ -93,7 +93,7 @@ def export_results(
         ranks = [_labelled(r, f / RANKS) for f, r in found if r.dataset == dataset]
         frame = pl.concat(ranks, how="vertical_relaxed")
         _write_ranks(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
-    return [_name(record.model_dump()) for _, record in found]
+    return [str(record.id) for _, record in found]
 
 
 def import_results(source: Path, data: DataRoot) -> Imported:
@@ -110,12 +110,13 @@ def import_results(source: Path, data: DataRoot) -> Imported:
     for (dataset,), rows in trials.group_by("dataset", maintain_order=True):
         ranks = _read(source / "ranks" / f"{dataset}.parquet")
         for row in rows.to_dicts():
-            folder = data.trial(row["dataset"], row["model"], row["seed"])
+            trial = _trial(row)
+            folder = trial.folder(data)
             if (folder / ATTEMPT).exists():
-                kept.append(_name(row))
+                kept.append(str(trial))
                 continue
             _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
-            added.append(_name(row))
+            added.append(str(trial))
     return Imported(added, kept)
 
 
@@ -140,8 +141,8 @@ def _read(path: Path) -> pl.DataFrame:
         ) from error
 
 
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['dataset']}/{row['model']}/seed={row['seed']}"
+def _trial(row: dict[str, Any]) -> TrialId:
+    return TrialId(*(row[name] for name in IDENTITY))
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
@@ -154,15 +155,13 @@ def _row(record: TrialRecord) -> dict[str, Any]:
 
 def command(trial: dict[str, Any]) -> str:
     """What trains the trial, or ranks the untrained rows of its dataset, where it is not there."""
-    words = ["fparec", "run", "--datasets", trial["dataset"]]
     if trial["trained"]:
-        words += ["--models", trial["model"], "--seeds", str(trial["seed"])]
-        words += ["--device", trial["device"]]
-    return shlex.join(words)
+        return f"{_trial(trial).command} --device {trial['device']}"
+    return shlex.join(["fparec", "run", "--datasets", trial["dataset"]])
 
 
 def _labelled(record: TrialRecord, path: Path) -> pl.DataFrame:
-    labels = [pl.lit(getattr(record, name)).alias(name) for name in IDENTITY]
+    labels = [pl.lit(v).alias(name) for name, v in zip(IDENTITY, record.id, strict=True)]
     return pl.read_parquet(path).select(*labels, pl.all())
 
 
@@ -198,7 +197,7 @@ def _write_trial(
     metrics = {name: row[name] for name in METRICS}
     if ranks is None or not _agree(metrics_of_table(ranks), metrics):
         raise PublishedError(
-            f"The published ranks of {_name(row)} do not give its published metrics; bring the "
+            f"The published ranks of {_trial(row)} do not give its published metrics; bring the "
             "folder back from the repository."
         )
     values = row | {name: json.loads(row[name]) for name in JSON_COLUMNS} | {"published": True}

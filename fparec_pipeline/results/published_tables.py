@@ -34,7 +34,7 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
     counts = finished.group_by("dataset", "model").len()
     complete = set(counts.filter(pl.col("len") == len(study.seeds)).drop("len").iter_rows())
     for dataset in study.datasets:
-        models = [model for model in study.models if (dataset, model) in complete]
+        models = [model for model in study.arms if (dataset, model) in complete]
         if HERO not in models:
             continue
         title = config.datasets[dataset].title or dataset

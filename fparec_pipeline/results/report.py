@@ -123,10 +123,10 @@ class _Section:
 
     def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
         ranks = {
-            line.model: found
+            line.arm: found
             for line in block.lines
             if line.gap is None
-            and (found := self.users.read(block.dataset, line.model, line.seeds_of(table)))
+            and (found := self.users.read(block.dataset, line.arm, line.seeds_of(table)))
         }
         lines = [self._line(block, line, trials) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
@@ -142,7 +142,7 @@ class _Section:
 
     def _line(self, block: Block, line: Line, trials: pl.DataFrame) -> dict[str, Any]:
         fresh = trials.filter(
-            pl.col("dataset") == block.dataset, pl.col("model") == line.model, ~pl.col("stale")
+            pl.col("dataset") == block.dataset, pl.col("model") == line.arm, ~pl.col("stale")
         ).sort("seed")
         cells = []
         for metric, heading in COLUMNS.items():
@@ -170,8 +170,8 @@ class _Section:
     def _window(self, dataset: str) -> int | None:
         """n, where it is the same for all arms; where it is not, it stands in their titles."""
         windows = {
-            self.config.trial(dataset, arm, 0).hyperparameters.n
-            for arm in self.config.studies[self.name].models
+            self.config.hyperparameters(dataset, arm).n
+            for arm in self.config.studies[self.name].arms
         }
         return windows.pop() if len(windows) == 1 else None
 
@@ -179,7 +179,7 @@ class _Section:
         """The study's pairs, or its hero against each other line, where both have a median."""
         study = self.config.studies[self.name]
         hero = self.config.hero_of(study, block.dataset)
-        titles = {line.model: line.title for line in block.lines}
+        titles = {line.arm: line.title for line in block.lines}
         pairs = study.pairs or [(hero, arm) for arm in titles if hero and arm != hero]
         rows = []
         for metric, heading in COLUMNS.items():
@@ -206,12 +206,12 @@ def _claims(
         table = rendered_study(study, trials, config, data)
         part = metric.partition("/")[0]
         return {
-            line.model: per_user(ranks[part], metric)
+            line.arm: per_user(ranks[part], metric)
             for block in table.blocks
             if block.dataset == dataset
             for line in block.lines
             if line.trained and line.gap is None
-            if (ranks := users.read(dataset, line.model, table.seeds))
+            if (ranks := users.read(dataset, line.arm, table.seeds))
         }
 
     claims = [claim for claim in read_claims() if claim.study in config.studies]
@@ -245,9 +245,9 @@ def _claims(
 
 def _windows(dataset: str, pair: Pair, config: Config) -> str:
     """The windows of a pair's arms, such as "n = 200"; empty where they are configured no more."""
-    if dataset not in config.datasets or not set(pair) <= config.models.keys():
+    if dataset not in config.datasets or not set(pair) <= config.arms.keys():
         return ""
-    found = [config.trial(dataset, arm, 0).hyperparameters.n for arm in pair]
+    found = [config.hyperparameters(dataset, arm).n for arm in pair]
     return "n = " + " and ".join(str(n) for n in dict.fromkeys(found))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import Config
+from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
 
@@ -156,8 +156,7 @@ def read_ranks(
     """
     frames = []
     for seed in seeds:
-        name = config.trial(dataset, arm, seed).model if arm in config.models else arm
-        folder = data.trial(dataset, name, seed)
+        folder = TrialId(dataset, config.trained_as(dataset, arm), seed).folder(data)
         if read_record(folder) is None:
             raise TrialCorrupt(f"{folder} holds no finished trial.")
         frames.append(pl.read_parquet(folder / RANKS).sort("user"))
@@ -204,5 +203,4 @@ class UserRanks:
 
     def _key(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> tuple:
         """Arms that are one computation share their ranks."""
-        trained = self.config.trial(dataset, arm, 0).model if arm in self.config.models else arm
-        return dataset, trained, seeds
+        return dataset, self.config.trained_as(dataset, arm), seeds

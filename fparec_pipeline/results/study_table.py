@@ -51,7 +51,7 @@ class Cell:
 class Line:
     """One model, or untrained reference, on one dataset."""
 
-    model: str
+    arm: str  # or an untrained reference
     title: str
     trained: bool
     capped: bool  # a trial of it hit the epoch cap
@@ -116,7 +116,7 @@ def study_table(
         titles = config.titles | _titles_with_window(dataset, study, config)
         lines = [
             Line(
-                model=row["model"],
+                arm=row["model"],
                 title=titles[row["model"]],
                 trained=row["trained"],
                 capped=bool(row["capped"]) and row["gap"] is None,
@@ -139,7 +139,7 @@ def study_table(
 
 def _titles_with_window(dataset: str, study: Study, config: Config) -> dict[str, str]:
     """The arms' titles with their window n, where it is not the same for all."""
-    windows = {arm: config.trial(dataset, arm, 0).hyperparameters.n for arm in study.models}
+    windows = {arm: config.hyperparameters(dataset, arm).n for arm in study.arms}
     if len(set(windows.values())) < 2:
         return {}
     return {arm: f"{config.titles[arm]} (n = {n})" for arm, n in windows.items()}
@@ -151,9 +151,9 @@ def _at_another_n(dataset: str, lines: list[Line], config: Config) -> list[str]:
     for line in lines:
         if not line.trained:
             continue
-        trial = config.trial(dataset, line.model, 0)
-        n = trial.hyperparameters.n
-        reported = config.paper_at_n.get(dataset, {}).get(n, {}).get(trial.model, {})
+        n = config.hyperparameters(dataset, line.arm).n
+        trained_as = config.trained_as(dataset, line.arm)
+        reported = config.paper_at_n.get(dataset, {}).get(n, {}).get(trained_as, {})
         for metric, heading in COLUMNS.items():
             value = _paper_value(reported, metric)
             if value is not None:
@@ -170,7 +170,7 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
     return [
         {
             "dataset": block.dataset,
-            "model": line.model,
+            "model": line.arm,
             "metric": metric,
             "ours": cell.ours,
             "paper": cell.paper,

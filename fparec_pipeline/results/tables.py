@@ -71,7 +71,7 @@ def rendered_study(name: str, trials: pl.DataFrame, config: Config, data: DataRo
     begun = trials.filter(pl.col("trained"))["dataset"].unique().to_list()
     datasets = tuple(dataset for dataset in study.datasets if dataset in begun)
     study = study.model_copy(update={"datasets": datasets or study.datasets})
-    notes = {dataset: _window_notes(dataset, study.models, config, data) for dataset in datasets}
+    notes = {dataset: _window_notes(dataset, study.arms, config, data) for dataset in datasets}
     return study_table(name, study, study_medians(trials, study), config, notes)
 
 
@@ -83,7 +83,7 @@ def with_intervals(table: Table, users: UserRanks) -> Table:
         cells = {
             metric: cell
             if cell.ours is None
-            else replace(cell, interval=users.interval(dataset, line.model, seeds, metric))
+            else replace(cell, interval=users.interval(dataset, line.arm, seeds, metric))
             for metric, cell in line.cells.items()
         }
         return replace(line, cells=cells)
@@ -138,7 +138,7 @@ def table_1(config: Config) -> tuple[str, list[dict[str, Any]]]:
 
 def _sizes(model: str, config: Config) -> list[Hyperparameters]:
     datasets = config.studies["table_3"].datasets
-    found = [config.trial(dataset, model, 0).hyperparameters for dataset in datasets]
+    found = [config.hyperparameters(dataset, model) for dataset in datasets]
     return [*found, found[0].model_copy(update={"n": 500, "k": 40})]
 
 
@@ -183,7 +183,7 @@ def _window_notes(
     dataset: str, models: tuple[str, ...], config: Config, data: DataRoot
 ) -> list[str]:
     """Where the arms' windows differ: how many training targets each of them has."""
-    windows = sorted({config.trial(dataset, arm, 0).hyperparameters.n for arm in models})
+    windows = sorted({config.hyperparameters(dataset, arm).n for arm in models})
     lengths = training_lengths(data.splits(dataset))
     if len(windows) < 2 or lengths is None:
         return []

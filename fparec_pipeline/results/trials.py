@@ -143,9 +143,9 @@ def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.Da
     An arm that comes to the hyper-parameters of an earlier one is trained under that one's name.
     """
     names = [
-        (dataset, arm, config.trial(dataset, arm, 0).model)
+        (dataset, arm, config.trained_as(dataset, arm))
         for dataset in study.datasets
-        for arm in study.models
+        for arm in study.arms
     ]
     aliases = pl.DataFrame(names, schema=["dataset", "arm", "model"], orient="row")
     own = trials.join(aliases, on=["dataset", "model"]).with_columns(model=pl.col("arm"))
@@ -173,14 +173,14 @@ def is_stale(attempt: Attempt, config: Config, data_hash: str | None) -> bool:
             leaves the data out of the comparison.
     """
     hash_today = data_hash or attempt.data_hash
-    dataset, model = attempt.dataset, attempt.model
+    dataset, arm = attempt.dataset, attempt.arm
     try:
         if attempt.trained:
-            today = config.trial(dataset, model, attempt.seed).fingerprint(hash_today)
+            today = config.trial(*attempt.id).fingerprint(hash_today)
         else:
             known(dataset, config.datasets, "dataset")
-            known(model, REFERENCES, "reference")
-            today = reference_fingerprint(dataset, model, hash_today)
+            known(arm, REFERENCES, "reference")
+            today = reference_fingerprint(dataset, arm, hash_today)
     except ConfigError:
         return True
     return today != attempt.fingerprint
@@ -200,8 +200,9 @@ def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     return {name: values.get(name) for name in SCHEMA}
 
 
-def trial_status(folder: Path, trial: Trial, data: DataRoot) -> str:
+def trial_status(trial: Trial, data: DataRoot) -> str:
     """ "done", "stale", "running", "interrupted" or "missing": how a trial stands today."""
+    folder = trial.id.folder(data)
     attempt = read_attempt(folder)
     if attempt is None:
         return "missing"

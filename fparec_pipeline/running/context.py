@@ -15,9 +15,9 @@ import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
-from fparec_pipeline.config import PACKAGE, Config, load_config
+from fparec_pipeline.config import Config, load_config
 from fparec_pipeline.defs.build import build_defs
-from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.paths import PACKAGE, DataRoot
 
 
 @dataclass(frozen=True)

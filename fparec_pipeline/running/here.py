@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from fparec_pipeline.config import PACKAGE
 from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.paths import PACKAGE
 from fparec_pipeline.running.context import Context
 from fparec_pipeline.running.liveness import ALIVE, alive
 from fparec_pipeline.training.record import Progress

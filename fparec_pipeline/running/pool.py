@@ -122,7 +122,7 @@ def together(trials: Sequence[Trial], device: str) -> list[list[Trial]]:
     groups: dict[object, list[Trial]] = {}
     for trial in trials:
         alone = None if is_stackable(trial.hyperparameters) else trial.seed
-        key = (trial.dataset, trial.model, alone)
+        key = (trial.dataset, trial.arm, alone)
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
@@ -198,7 +198,7 @@ def _train_one(trial: Trial, options: Options) -> str | None:
     data = DataRoot(Path(options.data_root))
     with open_context(data) as context:
         config = context.config
-        asset, partition = places(config, trial.dataset, trial.model, trial.seed)[0]
+        asset, partition = places(config, trial.id)[0]
         error = materialize(
             [asset.to_user_string()],
             context,
@@ -208,7 +208,5 @@ def _train_one(trial: Trial, options: Options) -> str | None:
             ops={"__".join(asset.path): {"config": {"retrain": options.retrain}}},
         )
         if error is None:  # show it in the other studies that have this arm
-            report_missing(
-                [data.trial(trial.dataset, trial.model, trial.seed)], config, context.instance
-            )
+            report_missing([trial.id.folder(data)], config, context.instance)
         return error

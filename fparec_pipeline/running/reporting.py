@@ -34,7 +34,7 @@ def _report(folder: Path, config: Config, on: dg.DagsterInstance) -> int:
         return 0
     return sum(
         _report_at(key, partition, folder, record, config, on)
-        for key, partition in places(config, record.dataset, record.model, record.seed)
+        for key, partition in places(config, record.id)
     )
 
 
@@ -59,7 +59,7 @@ def _report_at(
         dg.AssetMaterialization(
             key,
             partition=partition,
-            metadata=trial_metadata(folder, record, config.titles[record.model]),
+            metadata=trial_metadata(folder, record, config.titles[record.arm]),
             tags=tags,
         )
     )

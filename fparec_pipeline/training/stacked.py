@@ -234,7 +234,7 @@ def run_stacked(
     with ExitStack() as locks:
         waiting = []
         for trial in trials:
-            folder = data.trial(trial.dataset, trial.model, trial.seed)
+            folder = trial.id.folder(data)
             locks.enter_context(lock_trial(folder))
             adopt_finished(folder)
             done = read_record(folder)
@@ -253,19 +253,19 @@ def run_stacked(
         if seats:
             _StackedTraining(seats, splits).run()
         for seat in seats:
-            adopt_finished(data.trial(seat.trial.dataset, seat.trial.model, seat.trial.seed))
+            adopt_finished(seat.trial.id.folder(data))
             records[seat.trial.seed] = seat.result()
     return [records[trial.seed] for trial in trials]
 
 
 def _require_one_arm(trials: Sequence[Trial]) -> None:
-    arms = {(t.dataset, t.model, t.hyperparameters) for t in trials}
+    arms = {(t.dataset, t.arm, t.hyperparameters) for t in trials}
     if len(arms) != 1 or len({trial.seed for trial in trials}) != len(trials):
         raise ValueError("a stack is of one dataset and arm, each seed once")
     h = trials[0].hyperparameters
     if not is_stackable(h):
         raise ValueError(
-            f"{trials[0].model} cannot be stacked: its loss is {h.loss!r}, its "
+            f"{trials[0].arm} cannot be stacked: its loss is {h.loss!r}, its "
             f"attention_learning_rate {h.attention_learning_rate}"
         )
 

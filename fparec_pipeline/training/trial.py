@@ -32,6 +32,7 @@ from fparec_pipeline.config import (
     TRAINING_VERSION,
     Hyperparameters,
     Trial,
+    TrialId,
     reference_fingerprint,
 )
 from fparec_pipeline.datasets.files import write_atomically
@@ -148,7 +149,7 @@ def run_trial(
         OutOfMemory: memory ran out a second time; names the epoch and the arm.
         TrialCorrupt: the finished folder is damaged.
     """
-    folder = data.trial(trial.dataset, trial.model, trial.seed)
+    folder = trial.id.folder(data)
     fingerprint = trial.fingerprint(splits.stats["data_hash"])
     with ExitStack() as locks:
         locks.enter_context(lock_trial(folder))
@@ -173,7 +174,7 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
     Raises:
         TrialLocked: another process is evaluating it.
     """
-    folder = data.trial(dataset, reference, 0)
+    folder = TrialId(dataset, reference, 0).folder(data)
     data_hash = splits.stats["data_hash"]
     fingerprint = reference_fingerprint(dataset, reference, data_hash)
     with lock_trial(folder):
@@ -237,7 +238,7 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     data_hash = splits.stats["data_hash"]
     return Attempt(
         dataset=trial.dataset,
-        model=trial.model,
+        model=trial.arm,
         seed=trial.seed,
         fingerprint=trial.fingerprint(data_hash),
         arm_fingerprint=trial.fingerprint(data_hash, with_seed=False),
@@ -456,7 +457,7 @@ def diverged(trial: Trial, epoch: int, reason: str) -> TrainingDiverged:
 
 
 def _where(trial: Trial, epoch: int) -> str:
-    return f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {epoch}"
+    return f"{trial.id}, epoch {epoch}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -468,9 +469,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def progress_of(trial: Trial, state: TrainingState) -> Progress:
     """The news of the last epoch."""
     return Progress(
-        dataset=trial.dataset,
-        model=trial.model,
-        seed=trial.seed,
+        trial=trial.id,
         epoch=state.epoch,
         max_epochs=trial.hyperparameters.max_epochs,
         best_epoch=state.best_epoch,

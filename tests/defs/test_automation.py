@@ -161,7 +161,7 @@ def test_what_could_be_prepared_is_trained_anew_by_every_arm_of_the_benchmark(
     config = requests[0].run_config
     dg.validate_run_config(job, config)
     assert set(config["ops"]) == {node.name for node in job.nodes}
-    assert len(config["ops"]) == len(load_config(data).studies["benchmark"].models)
+    assert len(config["ops"]) == len(load_config(data).studies["benchmark"].arms)
     assert all(op == {"config": {"retrain": True}} for op in config["ops"].values())
 
 

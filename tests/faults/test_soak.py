@@ -103,9 +103,9 @@ def test_200_trials_under_random_kills_are_200_results(tmp_path, harm):
     trials = load_config(data).trials(["tiny"], ["fparec", "sasrec"], SEEDS)
     for trial in trials:
         run_trial(trial, splits, alone, device="cpu")
-        names = trial.dataset, trial.model, trial.seed
+        names = trial.id
         assert outcome(data.trial(*names)) == outcome(alone.trial(*names))
-    assert told_by_mlflow(data) == Counter((t.model, str(t.seed), "FINISHED") for t in trials)
+    assert told_by_mlflow(data) == Counter((t.arm, str(t.seed), "FINISHED") for t in trials)
     with open_instance(data) as on:
         assert on.get_runs(dg.RunsFilter(statuses=in_progress())) == []
         for model in ("fparec", "sasrec"):

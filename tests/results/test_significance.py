@@ -145,5 +145,5 @@ def test_the_papers_claims_are_true_of_what_it_printed():
             assert dataset in study.datasets
             printed = PACKAGED.paper[claim.study][dataset]
             for better, worse in claim.pairs:
-                assert better in study.models and worse in study.models
+                assert better in study.arms and worse in study.arms
                 assert printed[better][name] >= printed[worse][name], (claim.text, dataset)

@@ -30,7 +30,7 @@ def table(data, config, dataset="beauty"):
 
 def cells(table, metric=NDCG):
     (block,) = table.blocks
-    return {line.model: line.cells[metric] for line in block.lines}
+    return {line.arm: line.cells[metric] for line in block.lines}
 
 
 def test_ours_stands_beside_the_papers_with_the_difference(data, config):

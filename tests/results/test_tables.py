@@ -24,7 +24,7 @@ def finish(data, config, dataset, values):
 
 def lines(table):
     (block,) = table.blocks
-    return {line.model: line for line in block.lines}
+    return {line.arm: line for line in block.lines}
 
 
 def test_there_is_a_table_for_each_of_the_papers_and_each_study(config):
@@ -120,7 +120,7 @@ def test_windows_are_named_and_their_training_targets_counted(data, config):
     histories = [5, 60, 130, 500]
     write_users(data, "beauty", histories)
     (block,) = rendered_study("sequence_length", trials_frame(data, config), config, data).blocks
-    titles = [line.title for line in block.lines if line.model.startswith("fparec_")]
+    titles = [line.title for line in block.lines if line.arm.startswith("fparec_")]
     assert titles == [
         "FPARec, short window (n = 50)",
         "FPARec, middle window (n = 100)",

@@ -64,7 +64,7 @@ def test_another_configuration_makes_stale(data, config):
 
 def test_an_arm_that_is_configured_no_more_is_stale(data, config):
     attempt = make_attempt(config, "beauty", "fparec", 0)
-    write_finished(data, attempt.model_copy(update={"model": "fparec_old"}))
+    write_finished(data, attempt.model_copy(update={"arm": "fparec_old"}))
     assert only_row(data, config)["stale"]
 
 

@@ -11,13 +11,13 @@ TRIALS = [tiny_trial(model, seed) for seed in (0, 1) for model in ("parec", "fpa
 
 
 def names(groups):
-    return [[(trial.model, trial.seed) for trial in group] for group in groups]
+    return [[(trial.arm, trial.seed) for trial in group] for group in groups]
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "mps"])
 def test_without_cuda_each_trial_is_alone(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert names(together(TRIALS, device)) == [[(t.model, t.seed)] for t in TRIALS]
+    assert names(together(TRIALS, device)) == [[(t.arm, t.seed)] for t in TRIALS]
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -44,7 +44,7 @@ def test_a_stack_is_trained_before_its_assets_report_it(materialized, monkeypatc
     options = Options(str(tmp_path), "cpu", True)
     seeds = [tiny_trial("fparec", seed) for seed in (0, 1)]
     assert pool._train_group(seeds, options) == [None, None]
-    assert [(p.seed, p.epoch) for p in news] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+    assert [(p.trial.seed, p.epoch) for p in news] == [(0, 1), (1, 1), (0, 2), (1, 2)]
     assert materialized == [(trial, Options(str(tmp_path), "cpu", False)) for trial in seeds]
 
 

@@ -70,7 +70,7 @@ def changed(rows, from_day, seed):
 def trained(rows, root, trial, **protocol):
     splits, data = splits_of_log(rows, root, **protocol)
     record = run_trial(trial, splits, data, device="cpu")
-    folder = data.trial(trial.dataset, trial.model, trial.seed)
+    folder = trial.id.folder(data)
     return record, load_file(folder / WEIGHTS), pl.read_parquet(folder / RANKS), splits
 
 
