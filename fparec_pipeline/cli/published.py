@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
 from fparec_pipeline.cli.shared import app, console, split_names
 from fparec_pipeline.cli.store import bring_up_to_date
@@ -31,8 +32,13 @@ def import_(
     from fparec_pipeline.results.published import import_results
 
     data = DataRoot.default()
-    with console.status("published trials"):
-        done = import_results(source, data)
+    with Progress(console=console) as bars:
+        bar = bars.add_task("published trials", total=None)
+
+        def show(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+
+        done = import_results(source, data, show)
     console.print(
         f"{len(done.added)} published trials are brought in; {len(done.kept)} were there already."
     )

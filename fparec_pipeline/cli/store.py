@@ -4,9 +4,10 @@ import shutil
 from typing import Annotated
 
 import typer
+from rich.progress import track
 from rich.table import Table
 
-from fparec_pipeline.cli.shared import Names, app, chosen, console
+from fparec_pipeline.cli.shared import Names, app, chosen, console, print_error
 from fparec_pipeline.config import Config, TrialId, load_config
 from fparec_pipeline.paths import DataRoot
 
@@ -78,18 +79,28 @@ def clean(
 
 
 def bring_up_to_date(data: DataRoot, config: Config) -> bool:
-    """Bring MLflow and Dagster up to date; False when MLflow cannot be reached."""
-    from fparec_pipeline.running.context import open_instance
+    """Bring MLflow, Dagster and the rendered results up to date.
+
+    Returns:
+        False when MLflow cannot be reached.
+    """
+    from fparec_pipeline.running.context import open_context
     from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.rendering import outdated, render
     from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
     from fparec_pipeline.training.record import trial_folders
 
-    folders = trial_folders(data)
-    with console.status(f"{len(folders)} trials"), open_instance(data) as on:
-        synced = Tracker(None, data).sync_all(folders)
-        reported = report_missing(folders, config, on)
-        settled = settle_dead_runs(on)
+    folders, tracker = trial_folders(data), Tracker(None, data)
+    with open_context(data, config) as context:
+        synced = tracker.sync_all(track(folders, "MLflow's runs", console=console))
+        links = tracker.trial_urls()
+        shown = track(folders, "Dagster's materializations", console=console)
+        reported = report_missing(shown, config, context.instance, links)
+        settled = settle_dead_runs(context.instance)
+        datasets = outdated(context)
+        steps = track(render(datasets, context), "results", len(datasets) + 1, console=console)
+        failed = [f"{name}: {error}" for name, error in steps if error] if datasets else []
     console.print(
         f"MLflow: {synced} trials are up to date."
         if synced is not None
@@ -99,6 +110,10 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         f"Dagster: {reported} materializations were missing and are now recorded; "
         f"{settled} runs whose process had died are marked as failed."
     )
+    if datasets:
+        console.print(f"Rendered: {', '.join(datasets)}, the tables and the report.")
+    for problem in failed:
+        print_error(problem)
     return synced is not None
 
 

@@ -10,7 +10,7 @@ Notable:
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,25 @@ def export_results(
     return [str(record.id) for _, record in found]
 
 
-def import_results(source: Path, data: DataRoot) -> Imported:
+def import_results(
+    source: Path, data: DataRoot, on_trial: Callable[[int, int], None] | None = None
+) -> Imported:
     """Bring the published trials in `source` into the trial store, each as a folder of its own.
 
     A trial that is there already, in whatever state, is left as it is.
+
+    Args:
+        source: a folder that `export_results` wrote.
+        data: where the trials go.
+        on_trial: told after each trial how many are done, and of how many.
 
     Raises:
         PublishedError: a file is missing or damaged, or ranks do not give the published metrics.
     """
     trials = read_published(source)
     history = _read(source / HISTORY) if (source / HISTORY).exists() else None
-    added, kept = [], []
+    added: list[str] = []
+    kept: list[str] = []
     for (dataset,), rows in trials.group_by("dataset", maintain_order=True):
         ranks = _read(source / "ranks" / f"{dataset}.parquet")
         for row in rows.to_dicts():
@@ -114,9 +122,11 @@ def import_results(source: Path, data: DataRoot) -> Imported:
             folder = trial.folder(data)
             if (folder / ATTEMPT).exists():
                 kept.append(str(trial))
-                continue
-            _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
-            added.append(str(trial))
+            else:
+                _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
+                added.append(str(trial))
+            if on_trial:
+                on_trial(len(added) + len(kept), trials.height)
     return Imported(added, kept)
 
 
