@@ -9,9 +9,16 @@ from fparec_pipeline.cli.shared import app, console
 from fparec_pipeline.cli.show import leaderboard_rows, print_leaderboard
 from fparec_pipeline.config import known, load_config
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.metrics import METRICS, RANKINGS
+
+LEADERBOARD = f"""Medians of the finished trials of a dataset, best model first.
+
+Metrics are named ranking/metric, as in test/ndcg_at_10. Rankings: {", ".join(RANKINGS)} \
+("unseen" removes the history from the candidates). Metrics: {", ".join(METRICS)}.
+"""
 
 
-@app.command()
+@app.command(help=LEADERBOARD)
 def leaderboard(
     dataset: Annotated[str, typer.Option(help="The dataset.")],
     metric: Annotated[
@@ -21,11 +28,7 @@ def leaderboard(
         bool, typer.Option("--json", help="A list of objects, one a model.")
     ] = False,
 ) -> None:
-    """Medians of the finished trials of a dataset, best model first.
-
-    Metrics are named part/metric: test, test_unseen (history removed from the candidates), valid,
-    valid_unseen; hr_at_k and ndcg_at_k for k in 1, 5, 10, 20, 50, and mrr.
-    """
+    """Print the leaderboard as a table or as JSON."""
     data = DataRoot.default()
     config = load_config(data)
     known(dataset, config.datasets, "dataset")

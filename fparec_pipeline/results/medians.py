@@ -47,7 +47,7 @@ def study_medians(trials: pl.DataFrame, study: Study) -> pl.DataFrame:
         .agg(
             pl.col("hit_cap").any().alias("capped"),
             gap.alias("gap"),
-            pl.col(METRICS).median(),
+            *_medians(),
         )
         .with_columns(pl.when(pl.col("gap").is_null()).then(pl.col(METRICS)).name.keep())
     )
@@ -76,7 +76,7 @@ def available_medians(trials: pl.DataFrame) -> pl.DataFrame:
             pl.col("published").all(),
             pl.col("seconds").sum(),
             pl.col("finished").max(),
-            pl.col(METRICS).median(),
+            *_medians(),
         )
         .sort(pl.col("seeds").list.len(), "finished", descending=True)
         .unique(["dataset", "model"], keep="first", maintain_order=True)
@@ -154,6 +154,14 @@ def _wanted(study: Study) -> pl.DataFrame:
         seed=pl.lit(0, dtype=pl.Int64), trained=False
     )
     return datasets.join(pl.concat([trained, references]), how="cross", maintain_order="left_right")
+
+
+def _medians() -> list[pl.Expr]:
+    """The median of each metric; null where a trial has no value of it."""
+    return [
+        pl.when(pl.col(name).is_not_null().all()).then(pl.col(name).median()).alias(name)
+        for name in METRICS
+    ]
 
 
 def _listed(which: pl.Expr) -> pl.Expr:

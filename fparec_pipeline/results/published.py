@@ -3,7 +3,8 @@
 Notable:
 * `trials.parquet` has one row a trial (configuration, provenance, costs, metrics of both rankings,
   the command that trains it again); `history.parquet` one row an epoch; `ranks/<dataset>.parquet`
-  one row a trial and user. Metrics are recomputed from the ranks at every import.
+  one row a trial and user. Metrics are recomputed from the ranks at every import: one that is
+  newer than the publication has its value from there.
 * An imported trial is an ordinary folder marked `published`, so that tables, leaderboard, Dagster
   and MLflow need not know where it was trained. It never takes the place of a trial that is there.
 """
@@ -22,7 +23,7 @@ from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
-from fparec_pipeline.training.evaluation import RANKINGS, metrics_of_table
+from fparec_pipeline.training.metrics import RANKINGS, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
     HISTORY,
@@ -160,7 +161,9 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     values = record.model_dump(exclude={"metrics", "files", "published", "checksum"})
     for column in JSON_COLUMNS:
         values[column] = json.dumps(values[column], sort_keys=True)
-    return values | {"command": command(values)} | {name: record.metrics[name] for name in METRICS}
+    return (
+        values | {"command": command(values)} | {name: record.metrics.get(name) for name in METRICS}
+    )
 
 
 def command(trial: dict[str, Any]) -> str:
@@ -204,8 +207,9 @@ def _write_trial(
     folder: Path, row: dict[str, Any], ranks: pl.DataFrame | None, history: pl.DataFrame | None
 ) -> None:
     """The folder of one published trial, its record last."""
-    metrics = {name: row[name] for name in METRICS}
-    if ranks is None or not _agree(metrics_of_table(ranks), metrics):
+    computed = {} if ranks is None else metrics_of_table(ranks)
+    published = {name: row[name] for name in METRICS if row.get(name) is not None}
+    if ranks is None or not _agree(computed, published):
         raise PublishedError(
             f"The published ranks of {_trial(row)} do not give its published metrics; bring the "
             "folder back from the repository."
@@ -220,9 +224,11 @@ def _write_trial(
             files.append(HISTORY)
         write_sealed(folder / ATTEMPT, attempt)
         sums = {name: sha256(folder / name) for name in files}
-        record = TrialRecord.model_validate(values | {"metrics": metrics, "files": sums})
+        record = TrialRecord.model_validate(
+            values | {"metrics": computed | published, "files": sums}
+        )
         write_sealed(folder / RECORD, record)
 
 
-def _agree(first: dict[str, float], second: dict[str, float]) -> bool:
-    return all(abs(first[name] - second[name]) <= TOLERANCE for name in METRICS)
+def _agree(computed: dict[str, float], published: dict[str, float]) -> bool:
+    return all(abs(computed[name] - value) <= TOLERANCE for name, value in published.items())

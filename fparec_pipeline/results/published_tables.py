@@ -12,9 +12,10 @@ import polars as pl
 
 from fparec_pipeline.config import REFERENCES, Config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare, per_user
+from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
 from fparec_pipeline.results.study_table import COLUMNS, DASH, markdown_table
 from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY
 
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
@@ -53,7 +54,7 @@ def tests(
     part = metric.partition("/")[0]
     arms = [arm for arm in seeds if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
     ranks = {arm: found for arm in arms if (found := users.read(dataset, arm, seeds[arm]))}
-    values = {arm: per_user(found[part], metric) for arm, found in ranks.items()}
+    values = {arm: per_target(found[part], metric) for arm, found in ranks.items()}
     tested = compare(values, [(HERO, arm) for arm in arms if arm != HERO])
     lines = []
     for arm, by_user in values.items():
@@ -107,7 +108,7 @@ def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users
         ranks = users.read(dataset, arm, seeds[arm])
         if ranks is None:
             continue
-        hits = per_user(ranks["test"], "hr_at_10")
+        hits = per_target(ranks["test"], "hr_at_10")
         # Of a drawn set only its number of hits counts: hypergeometric.
         total, count = hits.shape[1], hits.sum(axis=1).astype(int)
         samples = generator.hypergeometric(

@@ -28,7 +28,7 @@ from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
 from fparec_pipeline.results.plots import learning_curves, svg
 from fparec_pipeline.results.published import command
-from fparec_pipeline.results.significance import Pair, UserRanks, compare, per_user
+from fparec_pipeline.results.significance import Pair, UserRanks, compare
 from fparec_pipeline.results.study_table import COLUMNS, DASH, Block, Line, Table
 from fparec_pipeline.results.tables import (
     STATISTICS,
@@ -38,6 +38,7 @@ from fparec_pipeline.results.tables import (
     with_intervals,
 )
 from fparec_pipeline.results.trials import under_arm_names
+from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt
 
 logger = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ class _Section:
         for metric, heading in COLUMNS.items():
             part = metric.partition("/")[0]
             values = {
-                arm: per_user(found[part], metric)
+                arm: per_target(found[part], metric)
                 for arm, found in ranks.items()
                 if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
             }
@@ -206,7 +207,7 @@ def _claims(
         table = rendered_study(study, trials, config, data)
         part = metric.partition("/")[0]
         return {
-            line.arm: per_user(ranks[part], metric)
+            line.arm: per_target(ranks[part], metric)
             for block in table.blocks
             if block.dataset == dataset
             for line in block.lines

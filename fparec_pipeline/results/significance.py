@@ -15,6 +15,7 @@ import polars as pl
 
 from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
 
 logger = logging.getLogger(__name__)
@@ -38,26 +39,6 @@ class Comparison:
     @property
     def significant(self) -> bool:
         return self.p_holm < ALPHA
-
-
-def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """The metric of each user, from ranks counted from 1; any shape, float64.
-
-    Args:
-        ranks: of the targets, whole numbers of any width.
-        metric: "hr_at_10", "ndcg_at_5", …, "mrr", with or without "test/" before it.
-
-    Raises:
-        ValueError: no such metric.
-    """
-    name, _, cutoff = metric.rpartition("/")[2].partition("_at_")
-    ranks = ranks.astype(np.float64)  # the logarithm of a uint8 would have half precision
-    if name == "mrr":
-        return 1 / ranks
-    if name not in ("hr", "ndcg") or not cutoff.isdigit():
-        raise ValueError(f"There is no metric {metric!r}.")
-    gain = np.ones(ranks.shape) if name == "hr" else 1 / np.log2(1 + ranks)
-    return np.where(ranks <= int(cutoff), gain, 0.0)
 
 
 def bootstrap_interval(
@@ -197,7 +178,7 @@ class UserRanks:
             return None
         key = (*self._key(dataset, arm, seeds), metric)
         if key not in self._intervals:
-            values = per_user(ranks[metric.partition("/")[0]], metric)
+            values = per_target(ranks[metric.partition("/")[0]], metric)
             self._intervals[key] = bootstrap_interval(values)
         return self._intervals[key]
 

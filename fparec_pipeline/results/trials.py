@@ -21,6 +21,7 @@ from fparec_pipeline.config import (
 )
 from fparec_pipeline.datasets.splits import statistics_on_disk
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.metrics import NAMES
 from fparec_pipeline.training.record import (
     RECORD,
     Attempt,
@@ -35,15 +36,7 @@ from fparec_pipeline.training.record import (
 
 logger = logging.getLogger(__name__)
 
-# "test_unseen" ranks the target among the items that the history does not hold.
-METRICS = [
-    f"{part}/{metric}"
-    for part in ("valid", "valid_unseen", "test", "test_unseen")
-    for metric in (
-        *(f"{name}_at_{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 20, 50)),
-        "mrr",
-    )
-]
+METRICS = NAMES  # one column each
 
 SCHEMA: dict[str, Any] = {
     "dataset": pl.String,

@@ -5,8 +5,8 @@ Notable:
   ties and NaN count against the model. With history removed, the distinct history items h ≠ t for
   which s_h < s_t is not true are taken off again; the target always stays a candidate.
 * Scores exist for one cache-sized block of users at a time and are compared where they lie.
-* HR@k, NDCG@k and MRR are means over all users, computed from ranks (Krichene and Rendle 2020 on
-  why sampled candidates will not do).
+* All items are candidates (Krichene and Rendle 2020 on why sampled ones will not do).
+* What ranks come to stands in `metrics`.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from fparec_pipeline.datasets.splits import Cases, Part, Splits
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.training.loss import block_size
 from fparec_pipeline.training.matmul import mm
+from fparec_pipeline.training.metrics import RANKINGS
 
-CUTOFFS = (1, 5, 10, 20, 50)
 NETWORK_USERS = 512  # users that go through the network at once
 
 # (L, u) right-aligned items → scores of all items for u users, a few rows at a time
@@ -167,48 +167,6 @@ def count_ranks(
     return kept, kept - removed
 
 
-def by_user(values: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """The mean of each user's values, (users,), in the order of the users.
-
-    Args:
-        values: (targets,) floats.
-        users: (targets,) whose they are, equal ones side by side.
-    """
-    first = np.flatnonzero(np.diff(users, prepend=-1))
-    if len(first) == len(users):
-        return values
-    return np.add.reduceat(values, first) / np.diff(np.append(first, len(users)))
-
-
-def metrics_from_ranks(ranks: np.ndarray, users: np.ndarray | None = None) -> dict[str, float]:
-    """Means over users: hr_at_k and ndcg_at_k for k in CUTOFFS, and mrr.
-
-    HR@k is the share of ranks ≤ k; NDCG@k the mean of 1 / log₂(1 + rank) where rank ≤ k, else 0;
-    MRR the mean of 1 / rank.
-
-    Args:
-        ranks: (targets,).
-        users: (targets,) whose they are: a user's targets are averaged first, so that users weigh
-            alike. None: each is another user's.
-    """
-    ranks = ranks.astype(np.float64)  # small integers, as on disk, would overflow
-    users = np.arange(len(ranks)) if users is None else users
-
-    def mean(values: np.ndarray) -> float:
-        return float(by_user(values, users).mean())
-
-    gains = 1 / np.log2(1 + ranks)
-    metrics = {}
-    for k in CUTOFFS:
-        hit = ranks <= k
-        metrics[f"hr_at_{k}"] = mean(hit)
-        metrics[f"ndcg_at_{k}"] = mean(gains * hit)
-    return metrics | {"mrr": mean(1 / ranks)}
-
-
-RANKINGS = ("valid", "valid_unseen", "test", "test_unseen")
-
-
 def ranks_table(valid: Ranks, test: Ranks) -> pl.DataFrame:
     """The columns user (from 1) and RANKINGS, in the smallest integers that hold them.
 
@@ -224,13 +182,3 @@ def ranks_table(valid: Ranks, test: Ranks) -> pl.DataFrame:
     table = frames[0].join(frames[1], on=["user", "place"], how="full", coalesce=True)
     table = table.sort("user", "place").select("user", *RANKINGS)
     return pl.DataFrame([column.shrink_dtype() for column in table])
-
-
-def metrics_of_table(ranks: pl.DataFrame) -> dict[str, float]:
-    """`metrics_from_ranks` of each of RANKINGS of a `ranks_table`, as "test/ndcg_at_10"."""
-    metrics: dict[str, float] = {}
-    for ranking in RANKINGS:
-        rows = ranks.select("user", ranking).drop_nulls()
-        found = metrics_from_ranks(rows[ranking].to_numpy(), rows["user"].to_numpy())
-        metrics |= {f"{ranking}/{metric}": value for metric, value in found.items()}
-    return metrics

@@ -33,8 +33,9 @@ from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
 from fparec_pipeline.training.checkpoint import TrainingState
-from fparec_pipeline.training.evaluation import EvaluationSet, metrics_from_ranks
+from fparec_pipeline.training.evaluation import EvaluationSet
 from fparec_pipeline.training.loss import block_size
+from fparec_pipeline.training.metrics import metrics_from_ranks
 from fparec_pipeline.training.record import (
     Attempt,
     TrialRecord,

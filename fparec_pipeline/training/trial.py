@@ -48,13 +48,12 @@ from fparec_pipeline.training.evaluation import (
     NonFiniteScores,
     Part,
     Ranks,
-    metrics_from_ranks,
-    metrics_of_table,
     network_scorer,
     rank_targets,
     ranks_table,
 )
 from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
     CHECKPOINT,

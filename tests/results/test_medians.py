@@ -1,3 +1,4 @@
+import polars as pl
 import pytest
 from trial_folders import make_attempt, write_finished, write_splits
 
@@ -46,6 +47,16 @@ def test_only_the_studys_seeds_count(data, config):
     for seed, value in enumerate((0.05, 0.01, 0.02, 0.9, 0.9)):
         finish(data, config, "beauty", "fparec", seed, value)
     assert medians(data, config)["beauty", "fparec"][METRIC] == 0.02
+
+
+def test_a_metric_that_one_seed_lacks_has_no_median(data, config):
+    """A trial that is older than a metric has no value of it; two of three are no median."""
+    for seed in (0, 1, 2):
+        finish(data, config, "beauty", "fparec", seed, 0.04)
+    trials = trials_frame(data, config)
+    lacking = pl.when(pl.col("seed") != 2).then(pl.col("test/mrr")).alias("test/mrr")
+    row = study_medians(trials.with_columns(lacking), STUDY).row(1, named=True)
+    assert (row["model"], row[METRIC], row["test/mrr"]) == ("fparec", 0.04, None)
 
 
 def test_a_missing_seed_is_a_gap_that_names_it(data, config):

@@ -9,9 +9,10 @@ from trial_folders import write_arms, write_splits
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.splits import training_lengths
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.significance import bootstrap_interval, per_user
+from fparec_pipeline.results.significance import bootstrap_interval
 from fparec_pipeline.results.tables import render, rendered_study, table_names
 from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import RANKS
 
 HR = "test/hr_at_10"
@@ -160,7 +161,7 @@ def test_each_median_stands_with_its_interval_over_users(data, config):
             " | "
         )
         for metric, cell in ((HR, cells[1]), ("test/ndcg_at_10", cells[3])):
-            low, high = bootstrap_interval(per_user(np.stack([ranks] * seeds), metric))
+            low, high = bootstrap_interval(per_target(np.stack([ranks] * seeds), metric))
             assert cell.endswith(f" [{low:.4f}, {high:.4f}]")
             (row,) = [r for r in rows if (r["model"], r["metric"]) == (model, metric)]
             assert row["interval"] == (low, high)

@@ -15,12 +15,8 @@ from fparec_pipeline.config import Dataset, Source, Temporal
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.models.untrained import popularity
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training.evaluation import (
-    EvaluationSet,
-    metrics_from_ranks,
-    metrics_of_table,
-    rank_targets,
-)
+from fparec_pipeline.training.evaluation import EvaluationSet, rank_targets
+from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
 from fparec_pipeline.training.record import RANKS, WEIGHTS
 from fparec_pipeline.training.trial import run_reference, run_trial
 
