@@ -120,7 +120,7 @@ def correct(mixer_arm: str, device: str) -> Line:
 
 
 def _folder(data: DataRoot, trial: Trial) -> Path:
-    return data.trial(trial.dataset, trial.model, trial.seed)
+    return trial.id.folder(data)
 
 
 def _loss(data: DataRoot, trial: Trial) -> float:
@@ -172,7 +172,7 @@ class Told:
         if p.epoch % self.every == 1:
             seconds = time.perf_counter() - self.started
             score = f"{p.valid_ndcg_at_10:.4f}"
-            print(f"  {p.dataset}/{p.model} epoch {p.epoch} {score} {seconds:.0f} s", flush=True)
+            print(f"  {p.dataset}/{p.arm} epoch {p.epoch} {score} {seconds:.0f} s", flush=True)
 
     def on_checkpoint(self, folder: Path) -> None:
         pass
@@ -318,10 +318,10 @@ def stacks_of(names: Iterable[str]) -> list[tuple[str, str, tuple[int, ...]]]:
     for name in names:
         study, dataset = name.split(":")
         entry = config.studies[study]
-        for arm in entry.models:
+        for arm in entry.arms:
             first = config.trial(dataset, arm, 0)
             if stacked.is_stackable(first.hyperparameters):
-                found.append((dataset, first.model, entry.seeds))
+                found.append((dataset, first.arm, entry.seeds))
     return list(dict.fromkeys(found))
 
 

@@ -185,7 +185,7 @@ def measure_epoch(
     base = load_config().trial("beauty", model, 0).hyperparameters.model_dump()
     trial = Trial(
         dataset="generated",
-        model=model,
+        arm=model,
         seed=0,
         hyperparameters=Hyperparameters(**base | changes),
     )

@@ -16,8 +16,9 @@ import dagster as dg
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits, read_splits
-from fparec_pipeline.materialize import instance, materialize
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.context import open_context
+from fparec_pipeline.running.here import materialize
 from fparec_pipeline.tracking import Tracker
 from fparec_pipeline.training.trial import run_trial
 
@@ -59,12 +60,12 @@ def materialized_trials(data: DataRoot) -> list[float]:
     """Seconds of the same trials as Dagster assets, MLflow's runs included."""
     Tracker(None, data).initialise()
     seconds = []
-    with instance(data) as on:
+    with open_context(data) as context:
         for seed in SEEDS:
             partition = dg.MultiPartitionKey({"dataset": DATASET, "seed": str(seed)})
             started = time.perf_counter()
             key = f"trained/{MODEL}"
-            if error := materialize([key], data, on, partition=partition, device="cpu"):
+            if error := materialize([key], context, partition=partition, device="cpu"):
                 raise RuntimeError(error)
             seconds.append(time.perf_counter() - started)
     return seconds

@@ -16,14 +16,10 @@ from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.models.mixers import build_mixer
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.training.batches import Batches
-from fparec_pipeline.training.evaluation import (
-    EvaluationSet,
-    metrics_from_ranks,
-    network_scorer,
-    rank_targets,
-)
+from fparec_pipeline.training.evaluation import EvaluationSet, network_scorer, rank_targets
 from fparec_pipeline.training.loss import block_size, loss_and_gradients
 from fparec_pipeline.training.matmul import HAS_ONEDNN, add_mm, mm, onednn_mm
+from fparec_pipeline.training.metrics import metrics_from_ranks
 
 LARGE = 2048  # side of the square matrices whose product gives the machine's rate
 REPEATS = 7

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent
 PUBLISHED = CHECKOUT / "data" / "published"  # results that come with the checkout
 
 
@@ -47,5 +48,5 @@ class DataRoot:
     def splits(self, dataset: str) -> Path:
         return self.root / "splits" / dataset
 
-    def trial(self, dataset: str, model: str, seed: int) -> Path:
-        return self.trials / dataset / model / f"seed={seed}"
+    def trial(self, dataset: str, arm: str, seed: int) -> Path:
+        return self.trials / dataset / arm / f"seed={seed}"

@@ -17,8 +17,8 @@ from processes import PATIENCE_S, wait_until
 
 from fparec_pipeline import cli
 from fparec_pipeline.defs.automation import in_progress
-from fparec_pipeline.materialize import instance
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.context import open_instance
 from fparec_pipeline.tracking import default_uri
 from fparec_pipeline.training.record import (
     ATTEMPT,
@@ -53,11 +53,11 @@ def fparec(data: DataRoot, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def records(data: DataRoot) -> dict[tuple[str, int], TrialRecord]:
     found = [read_record(folder) for folder in trial_folders(data)]
-    return {(record.model, record.seed): record for record in found if record}
+    return {(record.arm, record.seed): record for record in found if record}
 
 
 def dagster_runs(data: DataRoot, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
-    with instance(data) as on:
+    with open_instance(data) as on:
         return list(on.get_runs(dg.RunsFilter(statuses=list(statuses))))
 
 
@@ -185,7 +185,7 @@ def test_a_figure_is_drawn_from_what_is_trained_and_names_what_is_not(history, m
     for path in map(Path, output.splitlines()[-2:]):
         assert path.name in ("figure_3_tiny.png", "figure_3_tiny.svg")
         assert path.stat().st_size > 10_000
-    with instance(history.data) as on:
+    with open_instance(history.data) as on:
         for name in ("figure_1", "figure_3"):
             wanted = dg.AssetRecordsFilter(dg.AssetKey(name), asset_partitions=["tiny"])
             (event,) = on.fetch_materializations(wanted, limit=1).records
@@ -274,7 +274,7 @@ def test_mlflow_holds_the_tables(history):
 
 
 def test_dagster_shows_metrics_curve_and_mlflow_link_of_every_trial(history):
-    with instance(history.data) as on:
+    with open_instance(history.data) as on:
         for (model, seed), record in records(history.data).items():
             if record.trained:
                 metadata = materialization(on, model, seed).metadata
@@ -311,7 +311,7 @@ def test_run_tells_dagster_of_a_trial_whose_command_was_killed_before_it_could(
     run = ("run", "--datasets", "tiny", "--models", "fparec", "--seeds", "0")
     code, output, _ = main(data, monkeypatch, capsys, *run)
     assert code == 0 and "All trials are there already." in output
-    with instance(data) as on:
+    with open_instance(data) as on:
         shown = materialization(on, "fparec", 0).metadata["test/hr_at_10"].value
     assert shown == records(history.data)["fparec", 0].metrics["test/hr_at_10"]
 
@@ -325,7 +325,7 @@ def test_sync_shows_copied_trials_once(copied, monkeypatch, capsys):
         assert missing in output
         runs = mlflow_runs(copied)
         assert sorted(run.data.tags["model"] for run in runs) == ["fparec", "sasrec"]
-        with instance(copied) as on:
+        with open_instance(copied) as on:
             shown = materialization(on, "sasrec", 1).metadata["test/hr_at_10"].value
         assert shown == records(copied)["sasrec", 1].metrics["test/hr_at_10"]
 

@@ -9,6 +9,7 @@ import pytest
 
 import fparec_pipeline
 from fparec_pipeline.config import (
+    FILES,
     REFERENCES,
     ConfigError,
     Hyperparameters,
@@ -40,14 +41,15 @@ def load(tmp_path):
 
 
 def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
-    models = tomllib.loads((PACKAGE / "models.toml").read_text(encoding="utf-8"))
-    datasets = tomllib.loads((PACKAGE / "datasets.toml").read_text(encoding="utf-8"))
+    models = tomllib.loads((FILES / "models.toml").read_text(encoding="utf-8"))
+    datasets = tomllib.loads((FILES / "datasets.toml").read_text(encoding="utf-8"))
     config = load()
     switches = {"loss": "cross_entropy", "negatives": 1, "attention_learning_rate": None}
     for dataset in datasets:
         for model in set(models) - {"defaults"}:
             expected = switches | models["defaults"]
-            expected.update(datasets[dataset].get("hyperparameters", {}))
+            base = datasets[datasets[dataset].get("like", dataset)]
+            expected.update(base.get("hyperparameters", {}))
             expected.update(models[model])
             expected.pop("title", None)
             assert config.trial(dataset, model, 7).hyperparameters.model_dump() == expected
@@ -65,7 +67,7 @@ def test_an_arm_has_the_last_word(load):
 
 def test_trials_are_the_product(load):
     trials = load().trials(["beauty", "toys"], ["parec", "fparec"], [0, 1])
-    names = [(trial.dataset, trial.model, trial.seed) for trial in trials]
+    names = [(trial.dataset, trial.arm, trial.seed) for trial in trials]
     assert sorted(names) == [
         (d, m, s) for d in ("beauty", "toys") for m in ("fparec", "parec") for s in (0, 1)
     ]
@@ -73,7 +75,7 @@ def test_trials_are_the_product(load):
 
 def test_every_arm_and_reference_has_a_title(load):
     config = load(models='[own]\nmixer = "average"\n')
-    assert set(config.titles) == set(config.models) | set(REFERENCES)
+    assert set(config.titles) == set(config.arms) | set(REFERENCES)
     assert config.titles["fparec"] == "FPARec"
     assert config.titles["own"] == "own"
 
@@ -107,7 +109,7 @@ def test_an_overlay_changes_one_key_of_one_arm(load):
 def test_an_own_study_adds_its_seeds(load):
     text = '[mine]\ntitle = "x"\nmodels = ["parec"]\ndatasets = ["beauty"]\nseeds = [41, 40]\n'
     before, after = load().seeds, load(studies=text)
-    assert after.studies["mine"].models == ("parec",)
+    assert after.studies["mine"].arms == ("parec",)
     assert after.seeds == (*before, 40, 41)
 
 
@@ -135,7 +137,7 @@ def test_every_packaged_study_with_fparec_has_a_hero_on_each_of_its_datasets(loa
     config = load()
     for entry in config.studies.values():
         for dataset in entry.datasets:
-            assert config.hero_of(entry, dataset) in entry.models
+            assert config.hero_of(entry, dataset) in entry.arms
 
 
 # Studies with variants
@@ -156,7 +158,7 @@ def test_the_arms_of_a_study_are_models_times_variants(load):
     variants = "{ tall = { d = 64 }, low = { title = 'flat', d = 4 } }"
     config = load(studies=study(variants=variants))
     arms = ("parec_tall", "fparec_tall", "parec_low", "fparec_low")
-    assert config.studies["mine"].models == arms
+    assert config.studies["mine"].arms == arms
     assert [config.titles[arm] for arm in arms[::3]] == ["PARec, d = 64", "FPARec, flat"]
     assert {config.variants[arm] for arm in arms} == {"mine"}
     assert values(config, "beauty", "fparec_low", "mixer", "d") == ("factorized_positional", 4)
@@ -186,8 +188,8 @@ def test_an_arm_has_changes_of_its_own_on_a_dataset(load):
 def test_equal_hyperparameters_are_one_trial_under_the_first_arms_name(load):
     config = load(studies=study(variants="{ wide = { n = 50 }, wider = { n = 60 } }"))
     assert config.trial("beauty", "fparec_wide", 0) == config.trial("beauty", "fparec", 0)
-    assert config.trial("beauty", "fparec_wider", 0).model == "fparec_wider"
-    assert config.trial("ml-1m", "fparec_wide", 0).model == "fparec_short"  # n is 200 there
+    assert config.trial("beauty", "fparec_wider", 0).arm == "fparec_wider"
+    assert config.trial("ml-1m", "fparec_wide", 0).arm == "fparec_short"  # n is 200 there
     assert len(config.trials(["beauty"], ["fparec", "fparec_wide", "parec"], [0, 1])) == 4
 
 
@@ -202,7 +204,7 @@ def test_a_variant_has_to_fit_on_its_studys_datasets_only(load):
     config = load(studies=text.format("beauty"))  # where k is 20
     assert "fparec_narrow" in config.arms_on("beauty")
     assert "fparec_narrow" not in config.arms_on("ml-1m")  # where it is 40
-    assert set(config.models) - set(config.arms_on("ml-1m")) == {"fparec_narrow"}
+    assert set(config.arms) - set(config.arms_on("ml-1m")) == {"fparec_narrow"}
     with pytest.raises(ConfigError, match="k = 40 is larger than n = 30"):
         load(studies=text.format("ml-1m"))
 
@@ -226,10 +228,10 @@ PAPERS_STUDIES = {  # study -> what varies, on ml-1m and on another dataset (Sec
 def test_the_papers_studies_vary_what_the_paper_varies(name, load):
     config, (key, on_ml_1m, elsewhere) = load(), PAPERS_STUDIES[name]
     for dataset, expected in (("ml-1m", on_ml_1m), ("ml-latest-small", elsewhere)):
-        arms = [arm for arm in config.studies[name].models if arm.startswith("fparec_")]
+        arms = [arm for arm in config.studies[name].arms if arm.startswith("fparec_")]
         assert [values(config, dataset, arm, key, "n") for arm in arms] == expected
         if dataset == "ml-1m" and name != "sequence_length":
-            ks = {values(config, dataset, arm, "k") for arm in config.studies["table_6"].models}
+            ks = {values(config, dataset, arm, "k") for arm in config.studies["table_6"].arms}
             assert ks == {(40,)}
 
 
@@ -258,7 +260,7 @@ def test_every_number_of_the_paper_is_of_an_arm_of_its_study(load):
     for study_name, datasets in config.paper.items():
         for dataset, arms in datasets.items():
             assert dataset in config.studies[study_name].datasets
-            assert set(arms) == set(config.studies[study_name].models)
+            assert set(arms) == set(config.studies[study_name].arms)
 
 
 # Errors
@@ -452,13 +454,13 @@ def test_the_arms_fingerprint_is_the_same_for_every_seed(trial):
 
 
 def test_the_arms_name_has_no_part_in_its_fingerprint(trial):
-    renamed = trial.model_copy(update={"model": "fparec_of_another_study"})
+    renamed = trial.model_copy(update={"arm": "fparec_of_another_study"})
     assert renamed.fingerprint("data") == trial.fingerprint("data")
 
 
 def test_the_training_version_changes_every_fingerprint(trial, monkeypatch):
     before = trial.fingerprint("data"), reference_fingerprint("beauty", "popularity", "data")
-    monkeypatch.setattr("fparec_pipeline.config.TRAINING_VERSION", -1)
+    monkeypatch.setattr("fparec_pipeline.config.fingerprints.TRAINING_VERSION", -1)
     after = trial.fingerprint("data"), reference_fingerprint("beauty", "popularity", "data")
     assert not set(before) & set(after)
 
@@ -486,3 +488,47 @@ def test_a_fingerprint_is_the_same_in_any_process_and_at_any_commit(trial, tmp_p
     )
     assert answer.stdout.strip() == trial.fingerprint("data")
     assert Trial.model_validate_json(trial.model_dump_json()) == trial
+
+
+# Protocols, and datasets like others
+
+
+def test_a_dataset_like_another_reads_the_same_file_in_its_own_way(load):
+    config = load(
+        datasets='[later]\nlike = "ml-1m"\nprotocol = { name = "temporal", test_quantile = 0.8 }\n'
+        'source = "raw"\n',
+        models="[fparec.on.ml-1m]\nd = 64\n",
+    )
+    base, later = config.datasets["ml-1m"], config.datasets["later"]
+    assert (later.sources, later.core, later.licence) == (base.sources, base.core, base.licence)
+    assert (later.source_name, later.title, later.expected) == ("raw", None, None)
+    assert (later.protocol.test_quantile, later.protocol.valid_quantile) == (0.8, 0.8)
+    assert base.protocol.name == "leave_one_out"
+    pair = [config.trial(dataset, "fparec", 0) for dataset in ("ml-1m", "later")]
+    assert pair[0].hyperparameters == pair[1].hyperparameters
+    assert pair[1].hyperparameters.d == 64
+    assert pair[0].fingerprint("h") != pair[1].fingerprint("h")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('like = "ml-1n"', r"\[later\].*no dataset 'ml-1n'.*ml-1m"),
+        ('like = "ml-latest-small-temporal"', r"itself like 'ml-latest-small'; name that"),
+        ('like = "ml-1m"\n[later.sources.x]\nreader = "csv"', "no sources of its own"),
+        ('like = "ml-1m"\nprotocol = "random"', r"\[later\].*protocol.*leave_one_out.*temporal"),
+        (
+            'like = "ml-1m"\nprotocol = {name = "temporal", test_quantil = 0.9}',
+            r"unknown key 'protocol\.temporal\.test_quantil', did you mean 'test_quantile'\?",
+        ),
+        ('like = "ml-1m"\nprotocol = {name = "leave_one_out", target = "all"}', "target"),
+        (
+            'like = "ml-1m"\n'
+            'protocol = {name = "temporal", valid_from = 2020-01-02, test_from = 2020-01-01}',
+            "valid_from 2020-01-02 is not before 2020-01-01",
+        ),
+    ],
+)
+def test_a_protocol_that_cannot_be_used_is_named(load, entry, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load(datasets=f"[later]\n{entry}\n")

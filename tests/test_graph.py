@@ -6,7 +6,9 @@ import dagster as dg
 import pytest
 from data_roots import tiny_root
 
-from fparec_pipeline.definitions import build_defs
+from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.checks import CHECKS
+from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import read_record
@@ -26,7 +28,7 @@ def materialize(
     data: DataRoot, instance: dg.DagsterInstance, keys: list[str], partition: str | None
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        build_defs(data).assets,
+        build_defs(load_config(data)).assets,
         selection=[dg.AssetKey(key.split("/")) for key in keys],
         instance=instance,
         partition_key=partition,
@@ -47,14 +49,14 @@ def trained(data: DataRoot, instance: dg.DagsterInstance) -> list[dg.ExecuteInPr
         )
         for seed in (0, 1, 2)
     ]
-    rest = materialize(data, instance, ["medians", "leaderboard"], "tiny")
+    rest = materialize(data, instance, ["trials", "medians", "leaderboard"], "tiny")
     return [data_run, *runs, rest, materialize(data, instance, ["table_3"], None)]
 
 
 def test_every_run_of_the_graph_succeeds(trained: list[dg.ExecuteInProcessResult]) -> None:
     assert [run.success for run in trained] == [True] * 6
     checks = trained[0].get_asset_check_evaluations()
-    assert len(checks) == 5
+    assert len(checks) == len(CHECKS)
     assert all(check.passed for check in checks)
 
 
@@ -135,6 +137,7 @@ def test_an_arm_that_studies_share_is_trained_once_and_shown_in_both(tmp_path: P
         for arm in ("fparec_eight", "fparec_five"):
             key = dg.MultiPartitionKey({"dataset": "tiny", "trial": f"{arm}·0"})
             assert materialize(data, instance, ["trained/windows"], key).success
+        materialize(data, instance, ["trials"], "tiny")
         run = materialize(data, instance, ["windows"], None)
     assert read_record(folder).attempt == attempt
     assert not data.trial("tiny", "fparec_eight", 0).exists()

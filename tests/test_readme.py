@@ -1,20 +1,20 @@
 """The figures of the README and of docs/results.md are those of the published trials."""
 
-import runpy
-
 import polars as pl
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import CHECKOUT, PUBLISHED, DataRoot
-from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.published import import_results, read_published
-from fparec_pipeline.results.studies import render
+from fparec_pipeline.results.published_tables import published_tables
+from fparec_pipeline.results.tables import render
+from fparec_pipeline.results.trials import trials_frame
 
 
 def test_the_readmes_table_is_that_of_the_published_trials(tmp_path):
     data = DataRoot(tmp_path)
     import_results(PUBLISHED, data)
-    table, _ = render("table_3", load_config(data), data)
+    config = load_config(data)
+    table, _ = render("table_3", trials_frame(data, config), config, data)
     assert table in (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
@@ -22,7 +22,7 @@ def test_the_results_pages_tables_are_those_of_the_published_trials(tmp_path):
     data = DataRoot(tmp_path)
     import_results(PUBLISHED, data)
     page = (CHECKOUT / "docs" / "results.md").read_text(encoding="utf-8")
-    tables = list(runpy.run_path(str(CHECKOUT / "docs" / "published_tables.py"))["tables"](data))
+    tables = list(published_tables(data, load_config(data)))
     assert tables
     for table in tables:
         assert table in page

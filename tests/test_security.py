@@ -17,12 +17,12 @@ from trial_folders import make_attempt, write_finished
 import fparec_pipeline
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.medians import leaderboard
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report
-from fparec_pipeline.results.studies import render
-from fparec_pipeline.results.tables import leaderboard_markdown
+from fparec_pipeline.results.study_table import leaderboard_markdown
+from fparec_pipeline.results.tables import render
+from fparec_pipeline.results.trials import trials_frame
 
 PACKAGE = Path(fparec_pipeline.__file__).parent
 COMMAND = str(Path(sys.executable).with_name("fparec"))

@@ -19,11 +19,11 @@ from trial_folders import (
     write_unfinished,
 )
 
-from fparec_pipeline.config import TRAINING_VERSION, load_config
+from fparec_pipeline.config import TRAINING_VERSION, load_config, masked
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame
 from fparec_pipeline.results.medians import leaderboard
-from fparec_pipeline.tracking import Tracker, default_uri, masked
+from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.training.record import RANKS, lock_trial, trial_folders
 
 NDCG = "test/ndcg_at_10"
@@ -382,7 +382,7 @@ def test_out_of_reach_is_one_warning_without_the_password(data, config, caplog):
             assert Tracker(uri, data).sync_all([folder]) is None
             assert Tracker(uri, data).log_table("table_3", "", []) is None
             assert Tracker(uri, data).run_url("a" * 32) is None
-    warnings = [r.getMessage() for r in caplog.records if r.name == "fparec_pipeline.tracking"]
+    warnings = [r.getMessage() for r in caplog.records if r.name == "fparec_pipeline.tracking.runs"]
     assert len(warnings) == 1
     assert f"http://user:***@127.0.0.1:{port}" in warnings[0]
     assert "fparec sync" in warnings[0]

@@ -84,4 +84,4 @@ def tiny_trial(model: str = "fparec", seed: int = 0, *, dataset: str = "tiny", *
     """A trial of a packaged arm, shrunk to `SMALL` and then changed."""
     packaged = PACKAGED.trial("beauty", model, seed).hyperparameters.model_dump()
     hyperparameters = Hyperparameters(**packaged | SMALL | changes)
-    return Trial(dataset=dataset, model=model, seed=seed, hyperparameters=hyperparameters)
+    return Trial(dataset=dataset, arm=model, seed=seed, hyperparameters=hyperparameters)

@@ -89,7 +89,7 @@ def make_history(epochs: int) -> list[dict[str, Any]]:
 
 def write_unfinished(data: DataRoot, attempt: Attempt, epochs: int = 2) -> Path:
     """An unfinished trial with a checkpoint after so many epochs (none: no checkpoint yet)."""
-    folder = data.trial(attempt.dataset, attempt.model, attempt.seed)
+    folder = attempt.id.folder(data)
     write_json(folder / ATTEMPT, attempt)
     if epochs:
         state = {"epoch": epochs, "history": make_history(epochs)}
@@ -108,7 +108,7 @@ def write_finished(
     hit_cap: bool = False,
 ) -> Path:
     """A finished trial; `metrics` are laid over 0.5 for every metric of every part."""
-    folder = data.trial(attempt.dataset, attempt.model, attempt.seed)
+    folder = attempt.id.folder(data)
     write_json(folder / ATTEMPT, attempt)
     users = {"user": [1, 2]} | {part: [3, 40] for part in PARTS}
     write_parquet(folder / RANKS, pl.DataFrame(users))
@@ -145,5 +145,5 @@ def write_arms(
     """Splits, and finished trials of every seed of these arms and references, all seeds alike."""
     write_splits(data, dataset)
     for arm, values in metrics.items():
-        for seed in (0, 1, 2) if arm in config.models else (0,):
+        for seed in (0, 1, 2) if arm in config.arms else (0,):
             write_finished(data, make_attempt(config, dataset, arm, seed), values, **options)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from fparec_pipeline.config import Dataset
-from fparec_pipeline.datasets.splits import PARTS, read_splits
+from fparec_pipeline.config import Dataset, LeaveOneOut, Temporal
+from fparec_pipeline.datasets.splits import PARTS, TARGET, read_splits
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def expected_counts(folder: Path, dataset: Dataset) -> CheckResult:
 
 
 def one_validation_and_test_item(folder: Path, dataset: Dataset) -> CheckResult:
-    """Every user has exactly one validation and one test item, and something to train on."""
+    """Under leave-one-out every user has one validation and one test item, and a training item."""
+    if not isinstance(dataset.protocol, LeaveOneOut):
+        return _not_asked("one_validation_and_test_item", dataset)
     users = pl.scan_parquet(folder / "users.parquet").select("user")
     for part in PARTS:
         rows = _part(folder, part).group_by("user").agg(pl.len().alias(part))
@@ -75,6 +77,29 @@ def one_validation_and_test_item(folder: Path, dataset: Dataset) -> CheckResult:
         pl.col("valid", "test").fill_null(0).ne(1)
     )
     return _none_of("one_validation_and_test_item", "user", users.filter(wrong))
+
+
+def split_by_time(folder: Path, dataset: Dataset) -> CheckResult:
+    """Under temporal no training item is later than a target, and the cuts part the targets.
+
+    Every user has the targets that the protocol says: one at most of each part, or any number.
+    """
+    if not isinstance(dataset.protocol, Temporal):
+        return _not_asked("split_by_time", dataset)
+    valid_from, test_from = (read_splits(folder).stats[k] for k in ("valid_from", "test_from"))
+    time, is_target = pl.col("time"), pl.col(TARGET)
+    most = pl.len() if dataset.protocol.target == "all" else 1
+    several = (is_target.sum() > most).over("user")
+    wrong = pl.concat(
+        [
+            _part(folder, "train").filter(time >= valid_from).select("user"),
+            _part(folder, "valid")
+            .filter((time >= test_from) | (is_target & (time < valid_from)) | several)
+            .select("user"),
+            _part(folder, "test").filter((time < test_from) | several).select("user"),
+        ]
+    )
+    return _none_of("split_by_time", "user", wrong.unique())
 
 
 def contiguous_ids(folder: Path, dataset: Dataset) -> CheckResult:
@@ -102,8 +127,12 @@ def held_out_come_last(folder: Path, dataset: Dataset) -> CheckResult:
 
 
 def at_least_core(folder: Path, dataset: Dataset) -> CheckResult:
-    """No user and no item has fewer interactions than the dataset's core."""
-    everything = _interactions(folder)
+    """No user and no item has fewer interactions than the dataset's core.
+
+    In training alone, where the protocol has the core on that part.
+    """
+    core_on_train = isinstance(dataset.protocol, Temporal) and dataset.protocol.core_on == "train"
+    everything = _part(folder, "train") if core_on_train else _interactions(folder)
     below = {
         f"{column}s_below_core": everything.group_by(column)
         .len()
@@ -128,7 +157,11 @@ def _part(folder: Path, part: str) -> pl.LazyFrame:
 
 def _interactions(folder: Path) -> pl.LazyFrame:
     """All three parts, so that each user's rows stand in the order train, valid, test."""
-    return pl.concat([_part(folder, part) for part in PARTS])
+    return pl.concat([_part(folder, part).drop(TARGET, strict=False) for part in PARTS])
+
+
+def _not_asked(name: str, dataset: Dataset) -> CheckResult:
+    return CheckResult(name, True, "error", f"the protocol is {dataset.protocol.name}")
 
 
 def _none_of(name: str, what: str, violating: pl.LazyFrame) -> CheckResult:
@@ -142,6 +175,7 @@ def _none_of(name: str, what: str, violating: pl.LazyFrame) -> CheckResult:
 CHECKS: dict[str, Callable[[Path, Dataset], CheckResult]] = {
     "expected_counts": expected_counts,
     "one_validation_and_test_item": one_validation_and_test_item,
+    "split_by_time": split_by_time,
     "contiguous_ids": contiguous_ids,
     "held_out_come_last": held_out_come_last,
     "at_least_core": at_least_core,

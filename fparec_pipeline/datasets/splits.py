@@ -1,19 +1,27 @@
 """The splits of a dataset: made from its raw file, kept on disk, read as flat arrays.
 
+What belongs here: parts on disk and the arrays of them. What does not: which interaction is in
+which part (`protocols`).
+
 A folder `data/splits/<dataset>/` holds `train`, `valid`, `test`, `items` and `users` as parquet
 files and `stats.json`. It is written under a temporary name and renamed, so that a folder of that
 name is a finished one. `stats.json` has the sha256 of every file and the *logical data hash*: a
 hash of what a model is given (the arrays of `Splits`), not of parquet bytes, so that another
 version of the writer changes no trial's fingerprint.
+
+Under leave-one-out every user has one interaction in valid and one in test. Under other protocols a
+user may have any number there; the column `target` of the two tables says which are targets. The
+others are input only. A target's input is what its user did before it, in whatever part.
 """
 
 import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -21,23 +29,39 @@ from filelock import FileLock
 
 from fparec_pipeline.config import Dataset
 from fparec_pipeline.datasets.files import CHECKSUM, digest, naming, seal
-from fparec_pipeline.datasets.preprocess import (
-    MIN_INTERACTIONS,
-    Sequences,
-    SplitsError,
-    between,
-    k_core,
-    leave_one_out,
-    numbered,
-    numbers,
-    own_ids,
-)
+from fparec_pipeline.datasets.preprocess import Sequences, SplitsError, between, numbers
+from fparec_pipeline.datasets.protocols import PARTS, PROTOCOLS, TARGET, Parts, counts
 from fparec_pipeline.datasets.readers import PUBLISHED, collect, read_interactions
 from fparec_pipeline.paths import DataRoot
 
-PARTS = ("train", "valid", "test")
 TABLES = (*PARTS, "items", "users")
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+Part = Literal["valid", "test"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Whose the interactions of a held-out part are, and which of them are targets."""
+
+    offsets: np.ndarray  # int64 (n_users + 1,): user u's are at [offsets[u - 1]:offsets[u]]
+    targets: np.ndarray  # bool (interactions of the part,)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What a part asks of a model: each target, and the interactions before it.
+
+    The input of case c is `items[starts[c]:ends[c]]`; it may be empty. A target above the
+    catalogue's `n_items` is a cold item, which no model can recommend.
+    """
+
+    items: np.ndarray  # int32: what users did, user after user; nothing above n_items
+    starts: np.ndarray  # int64 (cases,)
+    ends: np.ndarray  # int64 (cases,)
+    targets: np.ndarray  # int32 (cases,)
+    users: np.ndarray  # int64 (cases,): whose case it is, counted from 0, ascending
 
 
 @dataclass(frozen=True)
@@ -46,12 +70,45 @@ class Splits:
 
     name: str
     n_users: int
-    n_items: int
+    n_items: int  # the catalogue: what can be recommended; cold items have ids above it
     train_items: np.ndarray  # int32 (training interactions,): user after user, each chronological
     train_offsets: np.ndarray  # int64 (n_users + 1,): user u has train_items[off[u - 1]:off[u]]
-    valid: np.ndarray  # int32 (n_users,): user u's validation item at [u - 1]
-    test: np.ndarray  # int32 (n_users,)
+    valid: np.ndarray  # int32 (validation interactions,), in the same order
+    test: np.ndarray  # int32 (test interactions,)
     stats: dict[str, Any]  # the content of stats.json
+    # part → whose; {}: valid and test have one interaction of each user, which is a target
+    windows: Mapping[str, Window] = field(default_factory=dict)
+
+    def cases(self, part: Part) -> Cases:
+        """What the part asks, ordered by user, then time."""
+        if self.windows:
+            return self._window_cases(part)
+        items, offsets = self.train_items, self.train_offsets
+        if part == "test":  # the validation item is the last item of the input
+            items = np.insert(items, offsets[1:], self.valid)
+            offsets = offsets + np.arange(len(offsets))
+        targets = self.valid if part == "valid" else self.test
+        return Cases(items, offsets[:-1], offsets[1:], targets, np.arange(self.n_users))
+
+    def _window_cases(self, part: Part) -> Cases:
+        parts = PARTS[: PARTS.index(part) + 1]
+        offsets = [self.train_offsets, *(self.windows[p].offsets for p in parts[1:])]
+        users = np.concatenate([np.repeat(np.arange(self.n_users), np.diff(o)) for o in offsets])
+        items = np.concatenate([self.train_items, self.valid, self.test][: len(parts)])
+        is_target = np.zeros(len(items), bool)
+        is_target[len(items) - len(self.windows[part].targets) :] = self.windows[part].targets
+        order = users.argsort(kind="stable")  # each user's parts one after the other
+        users, items, is_target = users[order], items[order], is_target[order]
+        known = items <= self.n_items
+        before: np.ndarray = np.cumsum(known) - known  # how many known items stand before each row
+        first = np.searchsorted(users, users)  # the row of the user's first interaction
+        return Cases(
+            items[known],
+            before[first][is_target],
+            before[is_target],
+            items[is_target],
+            users[is_target],
+        )
 
 
 def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> Splits:
@@ -68,7 +125,7 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
 
     Raises:
         RawDataError: the raw file cannot be read or has too many malformed rows.
-        SplitsError: too little is left for leave-one-out, or a published file's ids have gaps.
+        SplitsError: too little is left for the protocol, or a published file's ids have gaps.
         CannotWrite: the disk is full; the old splits stay.
     """
     target = data.splits(name)
@@ -81,10 +138,10 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
             shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.tmp-"))
         try:
-            sequences, quarantined = _sequences(name, dataset, raw_path, data)
+            parts, quarantined = _parts(name, dataset, raw_path, data)
             folder = work / "splits"
             with naming(target):
-                _write(name, dataset.source_name, sequences, quarantined, folder)
+                _write(name, dataset, parts, quarantined, folder)
             if target.exists():
                 target.rename(work / "old")  # a rename cannot replace a folder with files in it
             folder.rename(target)
@@ -108,11 +165,9 @@ def read_splits(folder: Path) -> Splits:
             raise SplitsError(f"{path} is missing.{_advice(name)}")
         if digest(path) != expected:
             raise SplitsError(f"{path} is damaged: its sha256 is not the recorded.{_advice(name)}")
-    parts = [pl.scan_parquet(folder / f"{part}.parquet").select("user", "item") for part in PARTS]
-    arrays = _arrays(*pl.collect_all(parts))
-    splits = Splits(
-        name=name, n_users=int(stats["users"]), n_items=int(stats["items"]), **arrays, stats=stats
-    )
+    scans = [pl.scan_parquet(folder / f"{part}.parquet") for part in PARTS]
+    columns = pl.col("user", "item", f"^{TARGET}$")
+    splits = _splits(name, stats, *pl.collect_all([scan.select(columns) for scan in scans]))
     if logical_hash(splits) != stats["data_hash"]:
         raise SplitsError(f"{folder / 'stats.json'} does not fit the files.{_advice(name)}")
     return splits
@@ -132,7 +187,10 @@ def training_lengths(folder: Path) -> np.ndarray | None:
     path = folder / "users.parquet"
     if not path.exists():
         return None
-    return pl.read_parquet(path, columns=["interactions"])["interactions"].to_numpy() - 2.0
+    users = pl.read_parquet(path)
+    if "train_count" in users.columns:
+        return users["train_count"].to_numpy().astype(np.float64)
+    return users["interactions"].to_numpy() - 2.0
 
 
 def logical_hash(splits: Splits) -> str:
@@ -144,6 +202,9 @@ def logical_hash(splits: Splits) -> str:
     content.update(splits.train_offsets.astype("<i8").tobytes())
     for array in (splits.train_items, splits.valid, splits.test):
         content.update(array.astype("<i4").tobytes())
+    for window in splits.windows.values():
+        content.update(window.offsets.astype("<i8").tobytes())
+        content.update(window.targets.astype("u1").tobytes())
     return content.hexdigest()
 
 
@@ -168,71 +229,46 @@ def _read_stats(folder: Path) -> dict[str, Any]:
     return stats
 
 
-def _sequences(
-    name: str, dataset: Dataset, raw_path: Path, data: DataRoot
-) -> tuple[Sequences, int]:
-    """Sorted, numbered interactions, and how many rows were set aside."""
+def _parts(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> tuple[Parts, int]:
+    """The interactions of the raw file, split; and how many rows were set aside."""
     source = dataset.active_source
-    columns = ("time", "day") if source.from_date or source.to_date else ("time",)
-    rows = read_interactions(raw_path, source)
-    origin = f"{name}: {raw_path}"
     quarantine = data.raw(name) / "quarantine.parquet"
-    if source.reader in PUBLISHED:
-        table, quarantined = collect(origin, rows, quarantine, columns=())
-        sequences = own_ids(name, table)
-    else:
-        table, quarantined = collect(origin, rows, quarantine, columns)
-        in_range = between(table, source.from_date, source.to_date)
-        sequences = numbered(k_core(in_range, dataset.core))
-    _require_enough(name, dataset, sequences)
-    return sequences, quarantined
+    protocol = PROTOCOLS[dataset.protocol.name]
+    published = source.reader in PUBLISHED
+    dated = ("day",) if source.from_date or source.to_date else ()
+    columns = () if published else tuple(dict.fromkeys((*protocol.columns, *dated)))
+    rows = read_interactions(raw_path, source)
+    table, quarantined = collect(f"{name}: {raw_path}", rows, quarantine, columns)
+    if not published:
+        table = between(table, source.from_date, source.to_date)
+    return protocol.split(name, dataset, table), quarantined
 
 
-def _require_enough(name: str, dataset: Dataset, sequences: Sequences) -> None:
-    """At least two users and items, and three interactions of every user."""
-    source = dataset.active_source
-    users, items = len(sequences.user_names), len(sequences.item_names)
-    if users < 2 or items < 2:
-        ranged = " and the date range" if source.from_date or source.to_date else ""
-        raise SplitsError(
-            f"{name}: {users} users and {items} items are left after the {dataset.core}-core"
-            f"{ranged}; at least 2 of each are needed. Lower `core` in datasets.toml or give it "
-            "more data."
-        )
-    if _counts(sequences.rows["user"], users).min() < MIN_INTERACTIONS:
-        raise SplitsError(
-            f"{name}: there are users with fewer than {MIN_INTERACTIONS} interactions, which "
-            "leave-one-out cannot split. Set `core` to 3 or more in datasets.toml."
-        )
-
-
-def _counts(ids: pl.Series, size: int) -> np.ndarray:
-    """How often each of 1..size stands in `ids`, (size,)."""
-    return np.bincount(ids.to_numpy(), minlength=size + 1)[1:]
-
-
-def _write(
-    name: str, source_name: str, sequences: Sequences, quarantined: int, folder: Path
-) -> None:
+def _write(name: str, dataset: Dataset, parts: Parts, quarantined: int, folder: Path) -> None:
     """Writes the five parquet files and stats.json into the new folder `folder`."""
     folder.mkdir()
-    parts = leave_one_out(sequences.rows.lazy())
-    train, valid, test = pl.collect_all([parts[part] for part in PARTS])
-    tables = dict(zip(PARTS, (train, valid, test), strict=True))
-    tables["items"] = _named("item", sequences.item_names, train_count=train["item"])
-    tables["users"] = _named("user", sequences.user_names, interactions=sequences.rows["user"])
+    sequences, frames = parts.sequences, parts.frames
+    per_user = {"interactions": sequences.rows["user"]}
+    if parts.facts:
+        per_user["train_count"] = frames["train"]["user"]
+    tables = dict(frames)
+    tables["items"] = _named("item", sequences.item_names, train_count=frames["train"]["item"])
+    tables["users"] = _named("user", sequences.user_names, **per_user)
     pl.collect_all(
         [
             rows.lazy().sink_parquet(folder / f"{table}.parquet", lazy=True)
             for table, rows in tables.items()
         ]
     )
-    stats = {"dataset": name, "source": source_name} | _statistics(sequences, train)
-    arrays = _arrays(train, valid, test)
-    splits = Splits(name=name, n_users=stats["users"], n_items=stats["items"], **arrays, stats={})
+    stats: dict[str, Any] = {
+        "dataset": name,
+        "source": dataset.source_name,
+        "protocol": dataset.protocol.model_dump(mode="json"),
+    }
+    stats |= _statistics(sequences, frames["train"]) | parts.facts
     stats |= {
         "quarantined_rows": quarantined,
-        "data_hash": logical_hash(splits),
+        "data_hash": logical_hash(_splits(name, stats, *(frames[part] for part in PARTS))),
         "files": {f"{table}.parquet": digest(folder / f"{table}.parquet") for table in TABLES},
     }
     stats[CHECKSUM] = seal(stats)
@@ -241,27 +277,43 @@ def _write(
 
 def _named(kind: str, names: pl.Series, **counted: pl.Series) -> pl.DataFrame:
     """Every id, its name in the source, and how often it stands in the column `counted`."""
-    counts = {
-        column: pl.Series(_counts(rows, len(names)).astype(np.uint32))
+    counted_rows = {
+        column: pl.Series(counts(rows, len(names)).astype(np.uint32))
         for column, rows in counted.items()
     }
     return pl.DataFrame([numbers(kind, len(names)), names.alias("source_id")]).with_columns(
-        **counts
+        **counted_rows
     )
 
 
-def _arrays(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame) -> dict[str, np.ndarray]:
-    """The arrays of `Splits` from the three tables, which are sorted by user, then position.
+def _splits(
+    name: str, stats: dict[str, Any], train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame
+) -> Splits:
+    """The three tables, which are sorted by user, then position, as arrays.
 
     They own their memory, because torch warns of arrays that it could not write to.
     """
-    lengths = _counts(train["user"], valid.height)
-    return {
-        "train_items": train["item"].to_numpy(writable=True),
-        "train_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "valid": valid["item"].to_numpy(writable=True),
-        "test": test["item"].to_numpy(writable=True),
-    }
+    users = int(stats["users"])
+
+    def offsets(part: pl.DataFrame) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(counts(part["user"], users))]).astype(np.int64)
+
+    held_out = {"valid": valid, "test": test}
+    return Splits(
+        name=name,
+        n_users=users,
+        n_items=int(stats.get("known_items", stats["items"])),
+        train_items=train["item"].to_numpy(writable=True),
+        train_offsets=offsets(train),
+        valid=valid["item"].to_numpy(writable=True),
+        test=test["item"].to_numpy(writable=True),
+        stats=stats,
+        windows={
+            part: Window(offsets(rows), rows[TARGET].to_numpy())
+            for part, rows in held_out.items()
+            if TARGET in rows.columns
+        },
+    )
 
 
 def _statistics(sequences: Sequences, train: pl.DataFrame) -> dict[str, Any]:

@@ -1,29 +1,49 @@
-"""Jobs, and the weekly schedule that retrains the benchmark, then renders tables and report once.
+"""What runs by itself: jobs, the weekly benchmark, what keeps results current, and failures told.
 
-A tick asks for one training run a partition (dataset × seed, all arms one after the other). The
-sensor `render_benchmark` waits until every run of the tick has ended, however it ended, asks for
-the medians of each dataset, and when those have ended for tables and report: once, gaps included.
+* A tick of `weekly_benchmark` asks for runs that prepare each dataset. The sensor
+  `benchmark_training` asks for the training of the datasets that could be prepared, and when that
+  has ended, however it ended, writes what came of the tick to `results/last_tick.json`: the report
+  begins with it where something failed.
+* KEEP_CURRENT renders trials, medians, leaderboard, tables, figures and report after any training,
+  whoever asked for it, once nothing that they are made of is still running.
+* `failed_runs` calls the web hook that FAILURE_HOOK names, where it names one.
+
+How a trial is trained does not belong here, nor how a result is made.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import TYPE_CHECKING
+import json
+import logging
+import os
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from fparec_pipeline.config import Config
+from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.splits import statistics_on_disk
+from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import study_keys, study_partition_keys
-from fparec_pipeline.results.studies import table_names
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.tables import table_names
+from fparec_pipeline.results.tick import tick_path
+from fparec_pipeline.training.record import read_attempt, trial_folders
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
         UnresolvedAssetJobDefinition as AssetJob,
     )
 
+logger = logging.getLogger(__name__)
+
 TICK = "fparec/tick"  # tags of the runs that one tick of the schedule asks for
 STAGE = "fparec/stage"
-STAGES = ("train", "medians", "tables")
+COUNT = "fparec/count"  # how many runs the stage has
+STAGES = ("prepare", "train")
 SCHEDULED = "benchmark"  # the study
+FAILURE_HOOK = "FPAREC_FAILURE_HOOK"  # environment: an address that is sent every failure
+HOOK_SECONDS = 10.0
 
 
 def study_job_name(study: str) -> str:
@@ -31,52 +51,113 @@ def study_job_name(study: str) -> str:
 
 
 def jobs(config: Config) -> dict[str, "AssetJob"]:
-    """Prepare the data, train each study, render medians, then tables and the report."""
-    prepare = dg.define_asset_job("prepare_data", selection=["raw", "splits", "references"])
-    medians = dg.define_asset_job("render_medians", selection=["medians", "leaderboard"])
-    tables = dg.define_asset_job("render_tables", selection=[*table_names(config), "report"])
-    made = [prepare, medians, tables]
+    """Prepare the data, train each study, and render medians, tables and the report."""
+    made = [
+        dg.define_asset_job(
+            "prepare_data",
+            selection=["raw", "splits", "references"],
+            description="Fetches a dataset, splits it, checks the splits and ranks the untrained "
+            "references. One run a dataset.",
+        ),
+        dg.define_asset_job(
+            "render_medians",
+            selection=["trials", "medians", "leaderboard"],
+            description="Collects the finished trials of a dataset, takes the medians and renders "
+            "the leaderboard. One run a dataset; trains nothing.",
+        ),
+        dg.define_asset_job(
+            "render_tables",
+            selection=[*table_names(config), "report"],
+            description="Renders every table and the report from the collected trials; trains "
+            "nothing.",
+        ),
+    ]
     for name, study in config.studies.items():
         made.append(
             dg.define_asset_job(
                 study_job_name(name),
                 selection=dg.AssetSelection.assets(*study_keys(config, name)),
-                description=f"Train the arms of: {study.title}",
+                description=f"Trains the arms of: {study.title}. A trial that is there is reused.",
             )
         )
     return {job.name: job for job in made}
 
 
+def keep_current() -> dg.AutomationCondition:
+    """Render again when something upstream was updated, and nothing upstream is running any more.
+
+    Unlike `AutomationCondition.eager` it does not wait for partitions that are missing: a table of
+    five datasets is of use while one of them has been trained.
+    """
+    condition = dg.AutomationCondition
+    return (
+        condition.any_deps_updated().since_last_handled()
+        & ~condition.any_deps_in_progress()
+        & ~condition.in_progress()
+    ).with_label("keep current")
+
+
+def keep_current_sensor() -> dg.AutomationConditionSensorDefinition:
+    """Looks every half minute for results that have to be rendered again."""
+    return dg.AutomationConditionSensorDefinition(
+        "keep_results_current",
+        target=dg.AssetSelection.all(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Renders trials, medians, leaderboard, tables, figures and report again after "
+        "any training.",
+    )
+
+
 def benchmark_schedule(config: Config, job: "AssetJob") -> dg.ScheduleDefinition:
-    """Every Sunday at three: retrain the benchmark's trials. Off until somebody starts it."""
-    keys = study_keys(config, SCHEDULED)
+    """Every Sunday at three: train the benchmark's arms again. Off until somebody starts it."""
 
     @dg.schedule(
         job=job,
         cron_schedule="0 3 * * 0",
         name="weekly_benchmark",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Retrains every trial of the benchmark; its datasets are those of the study "
-        f"`{SCHEDULED}` in data/studies.toml.",
+        description=f"Trains the arms and seeds of the study `{SCHEDULED}` again, on every dataset "
+        "that has been prepared or trained in this data root. First each dataset is prepared "
+        "anew; the sensor `benchmark_training` then asks for the training.",
     )
     def weekly_benchmark(
-        context: dg.ScheduleEvaluationContext,
+        context: dg.ScheduleEvaluationContext, workspace: Workspace
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         going = dg.RunsFilter(tags={STAGE: list(STAGES)}, statuses=in_progress())
         if context.instance.get_runs_count(going):
             yield dg.SkipReason("The last tick's runs have not all ended yet.")
             return
+        datasets = present_datasets(config, workspace.data)
+        if not datasets:
+            yield dg.SkipReason(
+                "No dataset has been prepared or trained in this data root, so that there is "
+                "nothing to train again. The job `prepare_data` prepares one."
+            )
+            return
         tick = context.scheduled_execution_time.date().isoformat()
-        retrain = {"ops": {"__".join(key.path): {"config": {"retrain": True}} for key in keys}}
-        for partition in study_partition_keys(config, SCHEDULED):
+        for dataset in datasets:
             yield dg.RunRequest(
-                run_key=f"{tick}/{partition.replace('|', '/')}",
-                partition_key=partition,
-                run_config=retrain,
-                tags={TICK: tick, STAGE: "train"},
+                run_key=f"{tick}/prepare/{dataset}",
+                partition_key=dataset,
+                tags={TICK: tick, STAGE: "prepare", COUNT: str(len(datasets))},
             )
 
     return weekly_benchmark
+
+
+def present_datasets(config: Config, data: DataRoot) -> list[str]:
+    """The configured datasets that have splits here, or a trial that was trained here."""
+    trained = {
+        attempt.dataset
+        for folder in trial_folders(data)
+        if (attempt := read_attempt(folder)) and attempt.trained and not attempt.published
+    }
+    return [
+        dataset
+        for dataset in config.datasets
+        if dataset in trained or statistics_on_disk(data.splits(dataset)) is not None
+    ]
 
 
 def in_progress() -> list[dg.DagsterRunStatus]:
@@ -89,67 +170,138 @@ def in_progress() -> list[dg.DagsterRunStatus]:
     return [status for status in dg.DagsterRunStatus if status not in ended]
 
 
-def render_sensor(
-    config: Config,
-    medians: "AssetJob",
-    tables: "AssetJob",
-) -> dg.SensorDefinition:
-    """Asks for medians, then tables, when the last tick's runs have ended."""
-    study = config.studies[SCHEDULED]
-    expected = {
-        "train": len(study_partition_keys(config, SCHEDULED)),
-        "medians": len(study.datasets),
-    }
+def training_sensor(config: Config, job: "AssetJob") -> dg.SensorDefinition:
+    """Asks for a tick's training when its datasets are prepared, and writes down how it ended."""
+    keys = study_keys(config, SCHEDULED)
+    retrain = {"ops": {"__".join(key.path): {"config": {"retrain": True}} for key in keys}}
 
     @dg.sensor(
-        jobs=[medians, tables],
-        name="render_benchmark",
+        job=job,
+        name="benchmark_training",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Renders tables and report once, when a tick's runs have all ended.",
+        description="Trains the datasets that a tick of `weekly_benchmark` has prepared.",
     )
-    def render_benchmark(
-        context: dg.SensorEvaluationContext,
+    def benchmark_training(
+        context: dg.SensorEvaluationContext, workspace: Workspace
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         runs = context.instance.get_runs(dg.RunsFilter(tags={STAGE: list(STAGES)}), limit=1000)
         tick = max((run.tags[TICK] for run in runs), default=None)
-        stage = None
-        if tick:
-            stages: dict[str, list[dg.DagsterRun]] = {name: [] for name in STAGES}
-            for run in runs:
-                if run.tags[TICK] == tick:
-                    stages[run.tags[STAGE]].append(run)
-            stage = due_stage(stages, expected)
-        if tick is None or stage is None:
-            yield dg.SkipReason("No tick of the benchmark waits for its tables.")
-            return
-        tags = {TICK: tick, STAGE: stage}
-        if stage == "tables":
-            yield dg.RunRequest(run_key=f"{tick}/tables", job_name="render_tables", tags=tags)
-            return
-        for dataset in study.datasets:
-            yield dg.RunRequest(
-                run_key=f"{tick}/medians/{dataset}",
-                job_name="render_medians",
-                partition_key=dataset,
-                tags=tags,
-            )
+        of_tick = [run for run in runs if run.tags[TICK] == tick]
+        prepared, trained = (
+            [run for run in of_tick if run.tags[STAGE] == stage] for stage in STAGES
+        )
+        if tick and has_ended(prepared) and not trained:
+            ready = [str(r.tags["dagster/partition"]) for r in prepared if r.is_success]
+            if ready:
+                partitions = study_partition_keys(config, SCHEDULED, ready)
+                for partition in partitions:
+                    yield dg.RunRequest(
+                        run_key=f"{tick}/train/{partition.replace('|', '/')}",
+                        partition_key=partition,
+                        run_config=retrain,
+                        tags={TICK: tick, STAGE: "train", COUNT: str(len(partitions))},
+                    )
+                return
+        if tick and has_ended(prepared) and (has_ended(trained) or not trained):
+            write_tick(workspace.data, tick, of_tick, context.instance)
+        yield dg.SkipReason("No tick of the benchmark waits for its training.")
 
-    return render_benchmark
+    return benchmark_training
 
 
-def due_stage(stages: dict[str, list[dg.DagsterRun]], expected: dict[str, int]) -> str | None:
-    """The stage to ask for now: the one before it is complete and ended, and it was not asked for.
+def has_ended(runs: Sequence[dg.DagsterRun]) -> bool:
+    """Whether all runs of a stage were made, and have ended."""
+    return bool(runs) and len(runs) >= int(runs[0].tags[COUNT]) and all(r.is_finished for r in runs)
 
-    Args:
-        stages: the tick's runs, by stage.
-        expected: how many runs the stages before the last have.
-    """
-    for before, stage in pairwise(STAGES):
-        runs = stages[before]
-        ended = len(runs) >= expected[before] and all(run.is_finished for run in runs)
-        if not ended:
-            return None
-        if not stages[stage]:
-            return stage
-    return None
+
+def write_tick(
+    data: DataRoot, tick: str, runs: Sequence[dg.DagsterRun], on: dg.DagsterInstance
+) -> None:
+    """What came of a tick, for the report: its runs, and why those that failed did."""
+    content = {
+        "tick": tick,
+        "runs": len(runs),
+        "failed": [
+            {
+                "partition": run.tags.get("dagster/partition", ""),
+                "stage": run.tags[STAGE],
+                "run": run.run_id,
+                "reason": reason_of(run, on),
+            }
+            for run in runs
+            if not run.is_success
+        ],
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    path = tick_path(data)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with write_atomically(path) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def reason_of(run: dg.DagsterRun, on: dg.DagsterInstance) -> str:
+    """Why a run has failed, in one line: what its first failed step says."""
+    if run.status is dg.DagsterRunStatus.CANCELED:
+        return "it was cancelled"
+    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
+        for record in on.all_logs(run.run_id, of_type=kind):
+            event = record.dagster_event
+            if event is None:
+                continue
+            data: Any = event.event_specific_data
+            failure = getattr(data, "user_failure_data", None)
+            if failure and failure.description:
+                return str(failure.description).splitlines()[0]
+            error = getattr(data, "error", None)
+            while error and error.cause and (error.cls_name or "").startswith("Dagster"):
+                error = error.cause
+            if error:
+                return str(error.message).strip().splitlines()[0]
+    return "see the run's page"
+
+
+def failure_sensor() -> dg.SensorDefinition:
+    """Tells the web hook of FAILURE_HOOK about every run that fails."""
+
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description=f"Sends every failure as JSON to the address in ${FAILURE_HOOK} (a chat's web "
+        "hook, for instance). Without an address it sends nothing.",
+    )
+    def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        address = os.environ.get(FAILURE_HOOK, "")
+        if not address:
+            return dg.SkipReason(f"${FAILURE_HOOK} names no address.")
+        tell(address, context.dagster_run, reason_of(context.dagster_run, context.instance))
+        return None
+
+    return failed_runs
+
+
+def tell(address: str, run: dg.DagsterRun, reason: str) -> None:
+    """POST the failure as JSON; `text` alone is what most chats show. An error is only logged."""
+    partition = run.tags.get("dagster/partition", "")
+    content = {
+        "text": f"{run.job_name} {partition} failed: {reason}",
+        "job": run.job_name,
+        "partition": partition,
+        "run": run.run_id,
+        "reason": reason,
+    }
+    if not address.startswith(("http://", "https://")):
+        logger.warning("$%s is no http address; nothing was sent.", FAILURE_HOOK)
+        return
+    request = urllib.request.Request(  # noqa: S310
+        address,
+        data=json.dumps(content).encode(),
+        headers={"Content-Type": "application/json"},
+        method="POST",
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=HOOK_SECONDS):  # noqa: S310
+            pass
+    except OSError as error:
+        logger.warning("The failure of run %s could not be sent: %s", run.run_id, error)

@@ -7,13 +7,15 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from fparec_pipeline.config import PACKAGE, Config, masked
+from fparec_pipeline.config import FILES, Config, masked
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import TABLES, make_splits, read_splits
+from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.paths import DataRoot
 
 SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
 
@@ -30,9 +32,10 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
         code_version="1",
         description="The dataset's file as its publisher has it: downloaded, checked, kept.",
     )
+    @explained
     def raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name = context.partition_key
-        dataset = workspace.config.datasets[name]
+        dataset = config.datasets[name]
         path = fetch_raw(name, dataset, workspace.data)
         return dg.MaterializeResult(
             metadata={
@@ -55,12 +58,13 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(name, asset="splits", blocking=True, description=getdoc(check))
             for name, check in CHECKS.items()
         ],
-        description="Training, validation and test items of every user (leave-one-out), with ids "
+        description="Training, validation and test items by the dataset's protocol, with ids "
         "from 1 and statistics.",
     )
+    @explained
     def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name, data = context.partition_key, workspace.data
-        dataset = workspace.config.datasets[name]
+        dataset = config.datasets[name]
         made = make_splits(name, dataset, fetch_raw(name, dataset, data), data)
         folder = data.splits(name)
         results = check_splits(folder, dataset)
@@ -88,19 +92,18 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     return [raw, splits]
 
 
-def splits_are_current(name: str, workspace: Workspace) -> bool:
+def splits_are_current(name: str, config: Config, data: DataRoot) -> bool:
     """Whether the splits on disk are intact, pass their checks and are newer than their inputs.
 
     The inputs are the files `datasets.toml` and, where the dataset is a user's own, its file.
     """
-    dataset, data = workspace.config.datasets[name], workspace.data
-    folder = data.splits(name)
+    dataset, folder = config.datasets[name], data.splits(name)
     try:
         stats = read_splits(folder).stats
         results = check_splits(folder, dataset)
     except SplitsError:
         return False
-    inputs = [PACKAGE / "datasets.toml", data.root / "datasets.toml"]
+    inputs = [FILES / "datasets.toml", data.root / "datasets.toml"]
     if dataset.active_source.reader in ("csv", "parquet"):
         inputs.append(fetch_raw(name, dataset, data))
     made = (folder / "stats.json").stat().st_mtime

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from fparec_pipeline.config import Config
+from fparec_pipeline.config import Config, TrialId
 
 
 def dataset_partitions(config: Config) -> dg.StaticPartitionsDefinition:
@@ -18,7 +18,7 @@ def trial_partitions(config: Config) -> dg.MultiPartitionsDefinition:
 
 def study_partitions(config: Config, study: str) -> dg.MultiPartitionsDefinition:
     """Dataset × `arm·seed`, since Dagster takes exactly two dimensions."""
-    arms = config.studies[study].models
+    arms = config.studies[study].arms
     trials = [arm_and_seed(arm, seed) for arm in arms for seed in config.seeds]
     return dg.MultiPartitionsDefinition(
         {"dataset": dataset_partitions(config), "trial": dg.StaticPartitionsDefinition(trials)}
@@ -30,10 +30,10 @@ def arm_and_seed(arm: str, seed: int) -> str:
     return f"{arm}·{seed}"
 
 
-def trial_of(key: dg.MultiPartitionKey, arm: str | None) -> tuple[str, str, int]:
-    """Dataset, arm and seed of a partition: the arm's own asset (`arm`), or a study's (None)."""
+def trial_of(key: dg.MultiPartitionKey, arm: str | None) -> TrialId:
+    """The trial of a partition: the arm's own asset (`arm`), or a study's (None)."""
     keys = key.keys_by_dimension
     if arm is None:
         arm, _, seed = keys["trial"].rpartition("·")
-        return keys["dataset"], arm, int(seed)
-    return keys["dataset"], arm, int(keys["seed"])
+        return TrialId(keys["dataset"], arm, int(seed))
+    return TrialId(keys["dataset"], arm, int(keys["seed"]))

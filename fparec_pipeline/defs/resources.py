@@ -5,7 +5,6 @@ from typing import Protocol
 
 import dagster as dg
 
-from fparec_pipeline.config import Config, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import Progress
 
@@ -19,10 +18,6 @@ class Workspace(dg.ConfigurableResource):
     @property
     def data(self) -> DataRoot:
         return DataRoot(Path(self.data_root)) if self.data_root else DataRoot.default()
-
-    @property
-    def config(self) -> Config:
-        return load_config(self.data)
 
 
 class ProgressListener(Protocol):

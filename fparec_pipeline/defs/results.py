@@ -3,19 +3,23 @@
 import base64
 
 import dagster as dg
+import polars as pl
 
-from fparec_pipeline.config import Config, Study
+from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.defs.automation import keep_current
+from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import training_keys
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import trials_frame, under_arm_names
-from fparec_pipeline.results.medians import leaderboard as leaderboard_rows
-from fparec_pipeline.results.medians import study_medians
+from fparec_pipeline.results.medians import available_medians, medians_path, with_intervals
+from fparec_pipeline.results.medians import leaderboard as ranked
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
-from fparec_pipeline.results.studies import render, table_names
-from fparec_pipeline.results.tables import escaped, leaderboard_markdown
+from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.study_table import escaped, leaderboard_markdown
+from fparec_pipeline.results.tables import render, table_names
+from fparec_pipeline.results.trials import read_trials, trials_path, write_trials
 from fparec_pipeline.training.record import write_parquet
 
 # Of the two tables that are no study's.
@@ -27,65 +31,107 @@ UPSTREAM = {"table_1": [], "table_2": ["splits"]}
 
 
 def result_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """`medians`, `leaderboard` and one asset for each result table and figure."""
-    partitions = dataset_partitions(config)
-    trials = training_keys(config)
+    """`trials`, `medians` and `leaderboard` by dataset, and each table, figure and the report."""
+    tables = [_table_asset(config, name) for name in table_names(config)]
+    figures = [_figure_asset(config, name) for name in FIGURES]
+    return [
+        _trials_asset(config),
+        _medians_asset(config),
+        _leaderboard_asset(config),
+        *tables,
+        *figures,
+        _report_asset(config),
+    ]
 
+
+def _trials_asset(config: Config) -> dg.AssetsDefinition:
     @dg.asset(
-        partitions_def=partitions,
-        deps=[*trials, "references"],
+        partitions_def=dataset_partitions(config),
+        deps=[*training_keys(config), "references"],
         group_name="results",
         kinds={"polars"},
         owners=["team:research"],
         code_version="1",
-        description="Median of the study's seeds for every arm; a gap where one is missing.",
+        automation_condition=keep_current(),
+        description="All finished trials of a dataset as one frame, a row a trial, read from their "
+        "folders. Every result is made of it.",
     )
-    def medians(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-        config, data, dataset = workspace.config, workspace.data, context.partition_key
-        study = Study(
-            title="medians",
-            models=tuple(config.arms_on(dataset)),
-            datasets=(dataset,),
-            seeds=config.seeds,
+    @explained
+    def trials(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        dataset, data = context.partition_key, workspace.data
+        frame = write_trials(data, config, dataset)
+        return dg.MaterializeResult(
+            metadata={
+                "trained": int(frame["trained"].sum()),
+                "untrained": int((~frame["trained"]).sum()),
+                "stale": int(frame["stale"].sum()),
+                "published": int(frame["published"].sum()),
+                "dagster/row_count": frame.height,
+                "path": dg.MetadataValue.path(trials_path(data, dataset)),
+            }
         )
-        trials = under_arm_names(trials_frame(data, config), study, config)
-        frame = study_medians(trials, study)
-        path = data.results / "medians" / f"{dataset}.parquet"
+
+    return trials
+
+
+def _medians_asset(config: Config) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=dataset_partitions(config),
+        deps=["trials"],
+        group_name="results",
+        kinds={"polars"},
+        owners=["team:research"],
+        code_version="2",
+        automation_condition=keep_current(),
+        description="The median over seeds of every model of a dataset that has a trial, with "
+        "95 % intervals over users. Provisional with fewer than three seeds.",
+    )
+    @explained
+    def medians(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        data, dataset = workspace.data, context.partition_key
+        frame = available_medians(read_trials(data, dataset))
+        frame = with_intervals(frame, UserRanks(config, data))
+        path = medians_path(data, dataset)
         write_parquet(path, frame)
         return dg.MaterializeResult(
             metadata={
-                "complete": frame["gap"].null_count(),
-                "gaps": frame.height - frame["gap"].null_count(),
+                "models": int(frame["trained"].sum()),
+                "provisional": int(frame["provisional"].sum()),
+                "dagster/row_count": frame.height,
                 "path": dg.MetadataValue.path(path),
             }
         )
 
+    return medians
+
+
+def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
     @dg.asset(
-        partitions_def=partitions,
-        deps=[medians],
+        partitions_def=dataset_partitions(config),
+        deps=["medians"],
         group_name="results",
         kinds={"polars", "mlflow"},
         owners=["team:research"],
-        code_version="1",
+        code_version="2",
+        automation_condition=keep_current(),
         description="All models of a dataset, best first; provisional with fewer than three seeds.",
     )
+    @explained
     def leaderboard(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        config, dataset = workspace.config, context.partition_key
-        rows = leaderboard_rows(trials_frame(workspace.data, config), dataset)
+        data, dataset = workspace.data, context.partition_key
+        rows = ranked(pl.read_parquet(medians_path(data, dataset)), dataset).to_dicts()
         markdown = leaderboard_markdown(rows, config)
-        return _publish(workspace.data, f"leaderboard_{dataset}", markdown, rows)
+        return _publish(data, f"leaderboard_{dataset}", markdown, rows)
 
-    tables = [_table_asset(config, name) for name in table_names(config)]
-    figures = [_figure_asset(config, name) for name in FIGURES]
-    return [medians, leaderboard, *tables, *figures, _report_asset(config)]
+    return leaderboard
 
 
 def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
     study = config.studies.get(name)
     title = study.title if study else TITLES[name]
-    deps: list[str] = ["medians"] if study else UPSTREAM[name]
+    deps: list[str] = ["trials"] if study else UPSTREAM[name]
 
     @dg.asset(
         name=name,
@@ -94,10 +140,14 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
         kinds={"polars", "mlflow"},
         owners=["team:research"],
         code_version="1",
+        automation_condition=keep_current(),
         description=f"{title}, ours beside the paper's.",
     )
+    @explained
     def table(workspace: Workspace) -> dg.MaterializeResult:
-        return _publish(workspace.data, name, *render(name, workspace.config, workspace.data))
+        data = workspace.data
+        rendered = render(name, read_trials(data), config, data)
+        return _publish(data, name, *rendered)
 
     return table
 
@@ -108,16 +158,17 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=name,
         partitions_def=dataset_partitions(config) if name in ARMS else None,
-        deps=training_keys(config) if name in ARMS else [],
+        deps=["trials"] if name in ARMS else [],
         group_name="results",
         kinds={"matplotlib"},
         owners=["team:research"],
         code_version="1",
         description=f"{FIGURES[name]}. What has not been trained is a gap that says so.",
     )
+    @explained
     def figure(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         dataset = context.partition_key if name in ARMS else None
-        drawn = draw(name, dataset, workspace.config, workspace.data)
+        drawn = draw(name, dataset, config, workspace.data)
         paths = write(drawn, workspace.data)
         code = base64.b64encode(drawn.png).decode()
         return dg.MaterializeResult(
@@ -135,20 +186,23 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
 
 def _report_asset(config: Config) -> dg.AssetsDefinition:
     @dg.asset(
-        deps=["medians", *table_names(config)],
+        deps=["trials"],
         group_name="results",
         kinds={"html", "mlflow"},
         owners=["team:research"],
         code_version="1",
+        automation_condition=keep_current(),
         description="Everything in one HTML file: verdicts, tables, figures, provenance.",
     )
+    @explained
     def report(workspace: Workspace) -> dg.MaterializeResult:
         from fparec_pipeline.results.report import path_of, write_report
         from fparec_pipeline.tracking import Tracker
 
         data = workspace.data
         tracker = Tracker(None, data)
-        run_id = tracker.log_report(write_report(data, workspace.config, tracker.trial_urls()))
+        links = tracker.trial_urls()
+        run_id = tracker.log_report(write_report(read_trials(data), data, config, links))
         url = tracker.artifact_url(run_id, "report.html") if run_id else None
         return dg.MaterializeResult(
             metadata={

@@ -10,14 +10,17 @@ torch and mlflow are imported inside functions, so that the code location loads 
 import base64
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config
-from fparec_pipeline.datasets.splits import read_splits
+from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config, TrialId
+from fparec_pipeline.datasets.splits import read_splits, statistics_on_disk
+from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import (
     arm_and_seed,
     dataset_partitions,
@@ -26,7 +29,9 @@ from fparec_pipeline.defs.partitions import (
     trial_partitions,
 )
 from fparec_pipeline.defs.resources import ProgressListener, Workspace
-from fparec_pipeline.training.record import Progress, TrialRecord, view_trial
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.trials import is_stale
+from fparec_pipeline.training.record import Progress, TrialRecord, read_record, view_trial
 
 TRAINED = "trained"  # key prefix of the training assets
 HEADLINE = ("hr_at_10", "ndcg_at_10")
@@ -35,7 +40,11 @@ HEADLINE = ("hr_at_10", "ndcg_at_10")
 class TrainConfig(dg.Config):
     """How a training asset is materialised."""
 
-    retrain: bool = False  # train again though an intact trial of the same fingerprint is there
+    retrain: bool = Field(
+        default=False,
+        description="Train again even though the trial is there. Without it a finished trial of "
+        "the same configuration, code and data is reused: the run then ends in seconds.",
+    )
 
 
 class _Reporter:
@@ -90,12 +99,14 @@ def _uninterrupted() -> Iterator[None]:
 def training_assets(config: Config) -> list[dg.AssetsDefinition]:
     """One asset for each arm of models.toml and for each study with variants."""
     arms = [
-        _training_asset(arm, config.titles[arm], trial_partitions(config), arm)
-        for arm in config.models
+        _training_asset(config, arm, config.titles[arm], trial_partitions(config), arm)
+        for arm in config.arms
         if arm not in config.variants
     ]
     studies = [
-        _training_asset(name, f"The arms of: {study.title}", study_partitions(config, name), None)
+        _training_asset(
+            config, name, f"The arms of: {study.title}", study_partitions(config, name), None
+        )
         for name, study in config.studies.items()
         if _has_asset(config, name)
     ]
@@ -103,51 +114,51 @@ def training_assets(config: Config) -> list[dg.AssetsDefinition]:
 
 
 def _has_asset(config: Config, study: str) -> bool:
-    return any(arm in config.variants for arm in config.studies[study].models)
+    return any(arm in config.variants for arm in config.studies[study].arms)
 
 
 def training_keys(config: Config) -> list[dg.AssetKey]:
     """The keys of all `training_assets`."""
-    names = [arm for arm in config.models if arm not in config.variants]
+    names = [arm for arm in config.arms if arm not in config.variants]
     names += [study for study in config.studies if _has_asset(config, study)]
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
 def study_keys(config: Config, study: str) -> list[dg.AssetKey]:
     """The assets that train a study's arms; they share one partitions definition."""
-    names = [study] if _has_asset(config, study) else config.studies[study].models
+    names = [study] if _has_asset(config, study) else config.studies[study].arms
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
-def study_partition_keys(config: Config, study: str) -> list[dg.MultiPartitionKey]:
-    """The partitions of those assets that are the study's trials."""
+def study_partition_keys(
+    config: Config, study: str, datasets: Sequence[str] | None = None
+) -> list[dg.MultiPartitionKey]:
+    """The partitions of those assets that are the study's trials, on its datasets or on others."""
     seeds = [str(seed) for seed in config.studies[study].seeds]
     dimension, trials = "seed", seeds
     if _has_asset(config, study):
-        arms = config.studies[study].models
+        arms = config.studies[study].arms
         dimension, trials = "trial", [arm_and_seed(arm, int(s)) for s in seeds for arm in arms]
     return [
         dg.MultiPartitionKey({"dataset": dataset, dimension: trial})
-        for dataset in config.studies[study].datasets
+        for dataset in (config.studies[study].datasets if datasets is None else datasets)
         for trial in trials
     ]
 
 
-def places(
-    config: Config, dataset: str, model: str, seed: int
-) -> list[tuple[dg.AssetKey, dg.MultiPartitionKey]]:
+def places(config: Config, trial: TrialId) -> list[tuple[dg.AssetKey, dg.MultiPartitionKey]]:
     """Every (asset, partition) that shows the trial, the one that trains it first.
 
     Args:
         config: its studies say which arms there are.
-        dataset: the trial's; one that the configuration does not know is shown nowhere.
-        model: the name that the trial is trained as.
-        seed: the trial's; one that no study names is shown nowhere.
+        trial: under the name that it is trained as. One whose dataset the configuration does not
+            know, or whose seed no study names, is shown nowhere.
     """
+    dataset, _, seed = trial
     if dataset not in config.datasets or seed not in config.seeds:
         return []
     fitting = config.arms_on(dataset)
-    names = [arm for arm in fitting if config.trial(dataset, arm, seed).model == model]
+    names = [arm for arm in fitting if config.trained_as(dataset, arm) == trial.arm]
     own = [
         (
             dg.AssetKey([TRAINED, arm]),
@@ -163,12 +174,16 @@ def places(
         )
         for arm in names
         for study in config.studies
-        if _has_asset(config, study) and arm in config.studies[study].models
+        if _has_asset(config, study) and arm in config.studies[study].arms
     ]
 
 
 def _training_asset(
-    name: str, title: str, partitions: dg.MultiPartitionsDefinition, arm: str | None
+    settings: Config,
+    name: str,
+    title: str,
+    partitions: dg.MultiPartitionsDefinition,
+    arm: str | None,
 ) -> dg.AssetsDefinition:
     @dg.asset(
         key=[TRAINED, name],
@@ -182,6 +197,7 @@ def _training_asset(
         description=f"{title}, trained with early stopping on validation NDCG@10 and ranked on "
         "all users against all items. One partition is one trial.",
     )
+    @explained
     def trained(
         context: dg.AssetExecutionContext,
         config: TrainConfig,
@@ -191,43 +207,67 @@ def _training_asset(
         from fparec_pipeline.training.trial import run_trial
 
         assert isinstance(context.partition_key, dg.MultiPartitionKey)  # noqa: S101
-        trial = workspace.config.trial(*trial_of(context.partition_key, arm))
+        trial = settings.trial(*trial_of(context.partition_key, arm))
         data = workspace.data
+        folder = trial.id.folder(data)
+        before = None if config.retrain else read_record(folder)
         reporter = _Reporter(workspace, listener, context.run.run_id)
         try:
-            record = run_trial(
-                trial,
-                read_splits(data.splits(trial.dataset)),
-                data,
-                device=workspace.device,
-                retrain=config.retrain,
-                observer=reporter,
-            )
+            if before and _came_without_splits(before, settings, data):
+                record = before
+            else:
+                record = run_trial(
+                    trial,
+                    read_splits(data.splits(trial.dataset)),
+                    data,
+                    device=workspace.device,
+                    retrain=config.retrain,
+                    observer=reporter,
+                )
         except BaseException:  # a run that was cancelled too: MLflow must not say RUNNING for ever
             reporter.settle_interrupted()
             raise
-        folder = data.trial(trial.dataset, trial.model, trial.seed)
-        return trial_result(folder, record, reporter, workspace.config.titles[trial.model])
+        reused = before is not None and before.attempt == record.attempt
+        if reused:
+            context.log.info(_reuse_note(record))
+        return trial_result(folder, record, reporter, settings.titles[trial.arm], reused)
 
     return trained
 
 
 def trial_result(
-    folder: Path, record: TrialRecord, reporter: _Reporter, title: str
+    folder: Path, record: TrialRecord, reporter: _Reporter, title: str, reused: bool
 ) -> dg.MaterializeResult:
     """What Dagster shows of a finished trial; brings its MLflow run up to date."""
+    note = {"reused": dg.MetadataValue.md(_reuse_note(record))} if reused else {}
     run_id = reporter.sync(folder)
     url = reporter.tracker.run_url(run_id) if run_id else None
     return dg.MaterializeResult(
-        metadata=trial_metadata(folder, record, title)
+        metadata=note
+        | trial_metadata(folder, record, title)
         | ({"mlflow_run": dg.MetadataValue.url(url)} if url else {}),
         data_version=dg.DataVersion(data_version(record)),
     )
 
 
+def _reuse_note(record: TrialRecord) -> str:
+    where = "imported, published" if record.published else "trained"
+    return (
+        f"Nothing was trained: the trial of {record.finished[:10]} ({where}) has today's "
+        "configuration, code and data, and is reused. To train it again, materialise it with "
+        "`retrain: true` in the launchpad (shift-click *Materialize*)."
+    )
+
+
+def _came_without_splits(record: TrialRecord, settings: Config, data: DataRoot) -> bool:
+    """Whether the trial can be reused although its dataset has no splits here (an import)."""
+    no_splits = statistics_on_disk(data.splits(record.dataset)) is None
+    return no_splits and not is_stale(record, settings, None)
+
+
 def trial_metadata(folder: Path, record: TrialRecord, title: str) -> dict[str, dg.MetadataValue]:
     """Metrics (which the UI plots over time), costs, provenance and the learning curve."""
-    from fparec_pipeline.results.figures import learning_curve
+    from fparec_pipeline.results.plots import learning_curve
 
     numbers = {
         f"{part}/{name}": record.metrics[f"{part}/{name}"]
@@ -238,6 +278,7 @@ def trial_metadata(folder: Path, record: TrialRecord, title: str) -> dict[str, d
         **{name: dg.MetadataValue.float(value) for name, value in numbers.items()},
         "best_epoch": dg.MetadataValue.int(record.best_epoch),
         "epochs": dg.MetadataValue.int(record.epochs),
+        "published": dg.MetadataValue.bool(record.published),
         "hit_epoch_cap": dg.MetadataValue.bool(record.hit_cap),
         "seconds": dg.MetadataValue.float(record.seconds),
         "fingerprint": dg.MetadataValue.text(record.fingerprint),
@@ -267,6 +308,7 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
         description="What no training at all achieves: popularity, the last ten items, first-order "
         "transitions.",
     )
+    @explained
     def references(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -275,16 +317,26 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
         from fparec_pipeline.training.trial import run_reference
 
         dataset, data = context.partition_key, workspace.data
-        splits = read_splits(data.splits(dataset))
         reporter = _Reporter(workspace, listener, context.run.run_id)
-        metadata: dict[str, float] = {}
+        there = [read_record(data.trial(dataset, reference, 0)) for reference in REFERENCES]
+        found = [r for r in there if r and _came_without_splits(r, config, data)]
+        if len(found) < len(REFERENCES):
+            splits = read_splits(data.splits(dataset))
+            found = [run_reference(dataset, reference, splits, data) for reference in REFERENCES]
         for reference in REFERENCES:
-            record = run_reference(dataset, reference, splits, data)
             reporter.on_checkpoint(data.trial(dataset, reference, 0))
-            metadata |= {f"{reference}/{name}": record.metrics[f"test/{name}"] for name in HEADLINE}
-        return dg.MaterializeResult(metadata=metadata)
+        return dg.MaterializeResult(metadata=reference_metadata(found))
 
     return references
+
+
+def reference_metadata(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The headline metrics of the untrained references of one dataset."""
+    return {
+        f"{record.arm}/{name}": dg.MetadataValue.float(record.metrics[f"test/{name}"])
+        for record in records
+        for name in HEADLINE
+    } | {"published": dg.MetadataValue.bool(all(record.published for record in records))}
 
 
 def data_version(record: TrialRecord) -> str:

@@ -234,7 +234,7 @@ def causal_exponentials(logits: Tensor) -> Tensor:
     future = torch.ones_like(logits, dtype=torch.bool).triu(1 + n - L)
     # A constant for the softmax, so it takes no gradient.
     top = logits.detach().masked_fill(future, -torch.inf).amax(-1, keepdim=True)
-    return (logits - top).clamp(MIN_EXPONENT, 0).exp().masked_fill(future, 0)
+    return (logits - top).clamp(MIN_EXPONENT, 0.0).exp().masked_fill(future, 0)
 
 
 def blocked_keys(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fparec_pipeline.config import PACKAGE, Frozen
+from fparec_pipeline.config import FILES, Frozen
 from fparec_pipeline.results.significance import Comparison, Pair, compare
 
 Verdict = Literal["held", "reversed", "undecided"]
@@ -50,7 +50,7 @@ class Judged:
 
 def read_claims() -> list[Claim]:
     """The claims, in the order of the file."""
-    content = tomllib.loads((PACKAGE / "claims.toml").read_text(encoding="utf-8"))
+    content = tomllib.loads((FILES / "claims.toml").read_text(encoding="utf-8"))
     return [Claim.model_validate(entry) for entry in content["claims"]]
 
 

@@ -1,11 +1,14 @@
-"""Medians over seeds: the strict ones of the tables, and the leaderboard's of what is there."""
+"""Medians over seeds: the strict ones of a study's table, and those of what is there."""
 
-from typing import Any
+from pathlib import Path
 
 import polars as pl
 
 from fparec_pipeline.config import REFERENCES, Study, known
-from fparec_pipeline.results.frame import METRICS
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.study_table import COLUMNS
+from fparec_pipeline.results.trials import METRICS
 
 # With fewer seeds a median says little.
 ENOUGH_SEEDS = 3
@@ -44,49 +47,40 @@ def study_medians(trials: pl.DataFrame, study: Study) -> pl.DataFrame:
         .agg(
             pl.col("hit_cap").any().alias("capped"),
             gap.alias("gap"),
-            pl.col(METRICS).median(),
+            *_medians(),
         )
         .with_columns(pl.when(pl.col("gap").is_null()).then(pl.col(METRICS)).name.keep())
     )
 
 
-def leaderboard(
-    trials: pl.DataFrame, dataset: str | None = None, metric: str = "test/ndcg_at_10"
-) -> list[dict[str, Any]]:
-    """One entry per (dataset, model) that has a finished trial which is not stale, best first.
+def available_medians(trials: pl.DataFrame) -> pl.DataFrame:
+    """One row per (dataset, model) that has a finished trial which is not stale.
 
     Args:
         trials: `trials_frame`.
-        dataset: only this one; None: all, one after the other.
-        metric: what to sort by, one of METRICS.
 
     Returns:
-        Each entry holds dataset, model, trained, seeds (sorted list), provisional (a trained model
-        with fewer than three seeds), capped, and the median of each of METRICS (None where it has
-        no meaning).
-
-    Raises:
-        ConfigError: no such metric.
+        Columns dataset, model, trained, seeds (a sorted list), provisional (a trained model with
+        fewer than three seeds), capped, published (every one of its trials is), seconds (of
+        training, all seeds together), and the median of each of METRICS (null where it has no
+        meaning).
     """
-    known(metric, METRICS, "metric")
-    fresh = trials.filter(
-        ~pl.col("stale"), pl.lit(True) if dataset is None else pl.col("dataset") == dataset
-    )
-    medians = (
+    few = pl.col("seeds").list.len() < ENOUGH_SEEDS
+    return (
         # Without splits at hand trials on unlike data may both count as fresh: take the larger lot.
-        fresh.group_by("dataset", "model", "trained", "arm_fingerprint")
+        trials.filter(~pl.col("stale"))
+        .group_by("dataset", "model", "trained", "arm_fingerprint")
         .agg(
             pl.col("seed").sort().alias("seeds"),
             pl.col("hit_cap").any().alias("capped"),
+            pl.col("published").all(),
+            pl.col("seconds").sum(),
             pl.col("finished").max(),
-            pl.col(METRICS).median(),
+            *_medians(),
         )
         .sort(pl.col("seeds").list.len(), "finished", descending=True)
         .unique(["dataset", "model"], keep="first", maintain_order=True)
-    )
-    few = pl.col("seeds").list.len() < ENOUGH_SEEDS
-    return (
-        medians.sort("dataset", metric, "model", descending=[False, True, False], nulls_last=True)
+        .sort("dataset", "model")
         .select(
             "dataset",
             "model",
@@ -94,22 +88,80 @@ def leaderboard(
             "seeds",
             (pl.col("trained") & few).alias("provisional"),
             "capped",
+            "published",
+            "seconds",
             *METRICS,
         )
-        .to_dicts()
+    )
+
+
+def medians_path(data: DataRoot, dataset: str) -> Path:
+    """Where the medians of a dataset lie: the asset `medians` writes them."""
+    return data.results / "medians" / f"{dataset}.parquet"
+
+
+def with_intervals(medians: pl.DataFrame, users: UserRanks) -> pl.DataFrame:
+    """The medians with `<metric>/low` and `<metric>/high` for each metric that the tables show.
+
+    Args:
+        medians: `available_medians`.
+        users: gives the 95 % intervals over users; null where a trial's ranks are damaged, and
+            where the median itself is null.
+    """
+    columns: dict[str, list[float | None]] = {
+        f"{metric}/{end}": [] for metric in COLUMNS for end in ("low", "high")
+    }
+    for row in medians.iter_rows(named=True):
+        for metric in COLUMNS:
+            found = None
+            if row[metric] is not None:
+                found = users.interval(row["dataset"], row["model"], tuple(row["seeds"]), metric)
+            low, high = found or (None, None)
+            columns[f"{metric}/low"].append(low)
+            columns[f"{metric}/high"].append(high)
+    return medians.with_columns(
+        pl.Series(name, values, dtype=pl.Float64) for name, values in columns.items()
+    )
+
+
+def leaderboard(
+    medians: pl.DataFrame, dataset: str | None = None, metric: str = "test/ndcg_at_10"
+) -> pl.DataFrame:
+    """The medians, best model first.
+
+    Args:
+        medians: `available_medians`, perhaps with intervals.
+        dataset: only this one; None: all, one after the other.
+        metric: what to sort by, one of METRICS.
+
+    Raises:
+        ConfigError: no such metric.
+    """
+    known(metric, METRICS, "metric")
+    wanted = pl.lit(True) if dataset is None else pl.col("dataset") == dataset
+    return medians.filter(wanted).sort(
+        "dataset", metric, "model", descending=[False, True, False], nulls_last=True
     )
 
 
 def _wanted(study: Study) -> pl.DataFrame:
     """The (dataset, model, seed) that the study's medians need, in the order of printing."""
     datasets = pl.DataFrame({"dataset": study.datasets}, schema={"dataset": pl.String})
-    models = pl.DataFrame({"model": study.models}, schema={"model": pl.String})
+    models = pl.DataFrame({"model": study.arms}, schema={"model": pl.String})
     seeds = pl.DataFrame({"seed": study.seeds}, schema={"seed": pl.Int64})
     trained = models.join(seeds, how="cross").with_columns(trained=True)
     references = pl.DataFrame({"model": list(REFERENCES)}).with_columns(
         seed=pl.lit(0, dtype=pl.Int64), trained=False
     )
     return datasets.join(pl.concat([trained, references]), how="cross", maintain_order="left_right")
+
+
+def _medians() -> list[pl.Expr]:
+    """The median of each metric; null where a trial has no value of it."""
+    return [
+        pl.when(pl.col(name).is_not_null().all()).then(pl.col(name).median()).alias(name)
+        for name in METRICS
+    ]
 
 
 def _listed(which: pl.Expr) -> pl.Expr:

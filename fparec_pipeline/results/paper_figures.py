@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from fparec_pipeline.config import Config, ConfigError, Trial
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.figures import (
+from fparec_pipeline.results.plots import (
     NEAREST,
     Panel,
     heatmaps,
@@ -31,7 +31,7 @@ from fparec_pipeline.results.figures import (
     position_correlation,
     svg,
 )
-from fparec_pipeline.results.frame import trial_status
+from fparec_pipeline.results.trials import trial_status
 from fparec_pipeline.training.record import WEIGHTS, read_record
 
 FIGURES = {
@@ -150,16 +150,13 @@ def read_weights(trial: Trial, data: DataRoot) -> dict[str, np.ndarray]:
         FigureMissing: there is no such trial, or it came without weights; names the command.
         TrialCorrupt: a file of the trial is missing or changed.
     """
-    folder = data.trial(trial.dataset, trial.model, trial.seed)
-    identity = f"{trial.dataset}/{trial.model}/seed={trial.seed}"
-    command = f"fparec run --datasets {trial.dataset} --models {trial.model} --seeds {trial.seed}"
-    status = trial_status(folder, trial, data)
+    folder, status = trial.id.folder(data), trial_status(trial, data)
     if status != "done":
-        raise FigureMissing(f"{identity} is {status}: `{command}` trains it.")
+        raise FigureMissing(f"{trial.id} is {status}: `{trial.id.command}` trains it.")
     record = read_record(folder)
     if record is None or WEIGHTS not in record.files:
         raise FigureMissing(
-            f"{identity} came without its weights: `{command} --retrain` trains it here."
+            f"{trial.id} came without its weights: `{trial.id.command} --retrain` trains it here."
         )
     try:
         with safe_open(folder / WEIGHTS, framework="numpy") as file:
@@ -207,7 +204,7 @@ def _handcrafted(config: Config) -> list[list[Panel]]:
 
     def panels(n: int) -> Iterator[Panel]:
         for model in HANDCRAFTED:
-            h = config.trial(dataset, model, SEED).hyperparameters.model_copy(update={"n": n})
+            h = config.hyperparameters(dataset, model).model_copy(update={"n": n})
             mixer = build_mixer(h)
             assert isinstance(mixer, PositionalMixer)  # noqa: S101
             weights = over_row_maximum(mixer.attention().numpy())

@@ -3,14 +3,15 @@
 Notable:
 * `trials.parquet` has one row a trial (configuration, provenance, costs, metrics of both rankings,
   the command that trains it again); `history.parquet` one row an epoch; `ranks/<dataset>.parquet`
-  one row a trial and user. Metrics are recomputed from the ranks at every import.
+  one row a trial and user. Metrics are recomputed from the ranks at every import: one that is
+  newer than the publication has its value from there.
 * An imported trial is an ordinary folder marked `published`, so that tables, leaderboard, Dagster
   and MLflow need not know where it was trained. It never takes the place of a trial that is there.
 """
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from fparec_pipeline.config import Config
+from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import METRICS, data_hash, is_stale
-from fparec_pipeline.training.evaluation import metrics_from_ranks
+from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
+from fparec_pipeline.training.metrics import RANKINGS, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
     HISTORY,
@@ -42,7 +43,6 @@ from fparec_pipeline.training.record import (
 
 TRIALS = "trials.parquet"
 IDENTITY = ("dataset", "model", "seed")
-PARTS = ("valid", "valid_unseen", "test", "test_unseen")
 JSON_COLUMNS = ("hyperparameters", "versions")
 TOLERANCE = 1e-12  # of a recomputed metric: the order of a sum may differ
 
@@ -94,29 +94,40 @@ def export_results(
         ranks = [_labelled(r, f / RANKS) for f, r in found if r.dataset == dataset]
         frame = pl.concat(ranks, how="vertical_relaxed")
         _write_ranks(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
-    return [_name(record.model_dump()) for _, record in found]
+    return [str(record.id) for _, record in found]
 
 
-def import_results(source: Path, data: DataRoot) -> Imported:
+def import_results(
+    source: Path, data: DataRoot, on_trial: Callable[[int, int], None] | None = None
+) -> Imported:
     """Bring the published trials in `source` into the trial store, each as a folder of its own.
 
     A trial that is there already, in whatever state, is left as it is.
+
+    Args:
+        source: a folder that `export_results` wrote.
+        data: where the trials go.
+        on_trial: told after each trial how many are done, and of how many.
 
     Raises:
         PublishedError: a file is missing or damaged, or ranks do not give the published metrics.
     """
     trials = read_published(source)
     history = _read(source / HISTORY) if (source / HISTORY).exists() else None
-    added, kept = [], []
+    added: list[str] = []
+    kept: list[str] = []
     for (dataset,), rows in trials.group_by("dataset", maintain_order=True):
         ranks = _read(source / "ranks" / f"{dataset}.parquet")
         for row in rows.to_dicts():
-            folder = data.trial(row["dataset"], row["model"], row["seed"])
+            trial = _trial(row)
+            folder = trial.folder(data)
             if (folder / ATTEMPT).exists():
-                kept.append(_name(row))
-                continue
-            _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
-            added.append(_name(row))
+                kept.append(str(trial))
+            else:
+                _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
+                added.append(str(trial))
+            if on_trial:
+                on_trial(len(added) + len(kept), trials.height)
     return Imported(added, kept)
 
 
@@ -141,8 +152,8 @@ def _read(path: Path) -> pl.DataFrame:
         ) from error
 
 
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['dataset']}/{row['model']}/seed={row['seed']}"
+def _trial(row: dict[str, Any]) -> TrialId:
+    return TrialId(*(row[name] for name in IDENTITY))
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
@@ -150,19 +161,20 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     values = record.model_dump(exclude={"metrics", "files", "published", "checksum"})
     for column in JSON_COLUMNS:
         values[column] = json.dumps(values[column], sort_keys=True)
-    return values | {"command": command(record)} | {name: record.metrics[name] for name in METRICS}
+    return (
+        values | {"command": command(values)} | {name: record.metrics.get(name) for name in METRICS}
+    )
 
 
-def command(record: TrialRecord) -> str:
+def command(trial: dict[str, Any]) -> str:
     """What trains the trial, or ranks the untrained rows of its dataset, where it is not there."""
-    words = ["fparec", "run", "--datasets", record.dataset]
-    if record.trained:
-        words += ["--models", record.model, "--seeds", str(record.seed), "--device", record.device]
-    return shlex.join(words)
+    if trial["trained"]:
+        return f"{_trial(trial).command} --device {trial['device']}"
+    return shlex.join(["fparec", "run", "--datasets", trial["dataset"]])
 
 
 def _labelled(record: TrialRecord, path: Path) -> pl.DataFrame:
-    labels = [pl.lit(getattr(record, name)).alias(name) for name in IDENTITY]
+    labels = [pl.lit(v).alias(name) for name, v in zip(IDENTITY, record.id, strict=True)]
     return pl.read_parquet(path).select(*labels, pl.all())
 
 
@@ -173,7 +185,7 @@ def _smallest(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _write_ranks(path: Path, frame: pl.DataFrame) -> None:
     """Two thirds of what Polars writes: a dictionary of ranks is larger than the ranks."""
-    encodings = {"user": "DELTA_BINARY_PACKED"} | dict.fromkeys(PARTS, "BYTE_STREAM_SPLIT")
+    encodings = {"user": "DELTA_BINARY_PACKED"} | dict.fromkeys(RANKINGS, "BYTE_STREAM_SPLIT")
     with write_atomically(path) as part:
         pq.write_table(
             frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
@@ -195,10 +207,11 @@ def _write_trial(
     folder: Path, row: dict[str, Any], ranks: pl.DataFrame | None, history: pl.DataFrame | None
 ) -> None:
     """The folder of one published trial, its record last."""
-    metrics = {name: row[name] for name in METRICS}
-    if ranks is None or not _agree(_metrics(ranks), metrics):
+    computed = {} if ranks is None else metrics_of_table(ranks)
+    published = {name: row[name] for name in METRICS if row.get(name) is not None}
+    if ranks is None or not _agree(computed, published):
         raise PublishedError(
-            f"The published ranks of {_name(row)} do not give its published metrics; bring the "
+            f"The published ranks of {_trial(row)} do not give its published metrics; bring the "
             "folder back from the repository."
         )
     values = row | {name: json.loads(row[name]) for name in JSON_COLUMNS} | {"published": True}
@@ -211,17 +224,11 @@ def _write_trial(
             files.append(HISTORY)
         write_sealed(folder / ATTEMPT, attempt)
         sums = {name: sha256(folder / name) for name in files}
-        record = TrialRecord.model_validate(values | {"metrics": metrics, "files": sums})
+        record = TrialRecord.model_validate(
+            values | {"metrics": computed | published, "files": sums}
+        )
         write_sealed(folder / RECORD, record)
 
 
-def _agree(first: dict[str, float], second: dict[str, float]) -> bool:
-    return all(abs(first[name] - second[name]) <= TOLERANCE for name in METRICS)
-
-
-def _metrics(ranks: pl.DataFrame) -> dict[str, float]:
-    return {
-        f"{part}/{metric}": value
-        for part in PARTS
-        for metric, value in metrics_from_ranks(ranks[part].to_numpy()).items()
-    }
+def _agree(computed: dict[str, float], published: dict[str, float]) -> bool:
+    return all(abs(computed[name] - value) <= TOLERANCE for name, value in published.items())

@@ -7,6 +7,7 @@ Notable:
 """
 
 import base64
+import json
 import logging
 import shlex
 from collections.abc import Mapping
@@ -24,20 +25,21 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
-from fparec_pipeline.results.figures import learning_curves, svg
-from fparec_pipeline.results.frame import trials_frame, under_arm_names
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
+from fparec_pipeline.results.plots import learning_curves, svg
 from fparec_pipeline.results.published import command
-from fparec_pipeline.results.significance import Pair, UserRanks, compare, per_user
-from fparec_pipeline.results.studies import (
+from fparec_pipeline.results.significance import Pair, UserRanks, compare
+from fparec_pipeline.results.study_table import COLUMNS, DASH, Block, Line, Table
+from fparec_pipeline.results.tables import (
     STATISTICS,
     rendered_study,
     table_1,
     table_2,
     with_intervals,
 )
-from fparec_pipeline.results.tables import COLUMNS, DASH, Block, Line, Table
-from fparec_pipeline.training.record import HISTORY, TrialCorrupt, read_record
+from fparec_pipeline.results.trials import under_arm_names
+from fparec_pipeline.training.metrics import per_target
+from fparec_pipeline.training.record import HISTORY, TrialCorrupt
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +49,28 @@ def path_of(data: DataRoot) -> Path:
     return data.results / "report.html"
 
 
-def write_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
+def write_report(
+    trials: pl.DataFrame, data: DataRoot, config: Config, links: Mapping[str, str]
+) -> str:
     """Write the report to `path_of(data)` and return its HTML.
 
     Args:
-        data: whose trials it shows.
+        trials: `trials_frame`.
+        data: where each user's ranks, learning curves and weights are.
         config: says what there should be.
         links: attempt -> address of its run in MLflow; may lack any.
     """
-    html = build_report(data, config, links)
+    html = build_report(trials, data, config, links)
     with write_atomically(path_of(data)) as part:
         part.write_text(html, encoding="utf-8")
     return html
 
 
-def build_report(data: DataRoot, config: Config, links: Mapping[str, str]) -> str:
+def build_report(
+    trials: pl.DataFrame, data: DataRoot, config: Config, links: Mapping[str, str]
+) -> str:
     """The report's HTML; see `write_report`."""
-    trials, users = trials_frame(data, config), UserRanks(config, data)
+    users = UserRanks(config, data)
     sections = [_Section(config, data, trials, users, name) for name in config.studies]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -110,15 +117,17 @@ class _Section:
         }
         if not begun:
             return head | {"blocks": []}
-        table = with_intervals(rendered_study(self.name, self.config, self.data), self.users)
+        table = with_intervals(
+            rendered_study(self.name, self.trials, self.config, self.data), self.users
+        )
         return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
 
     def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
         ranks = {
-            line.model: found
+            line.arm: found
             for line in block.lines
             if line.gap is None
-            and (found := self.users.read(block.dataset, line.model, line.seeds_of(table)))
+            and (found := self.users.read(block.dataset, line.arm, line.seeds_of(table)))
         }
         lines = [self._line(block, line, trials) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
@@ -134,7 +143,7 @@ class _Section:
 
     def _line(self, block: Block, line: Line, trials: pl.DataFrame) -> dict[str, Any]:
         fresh = trials.filter(
-            pl.col("dataset") == block.dataset, pl.col("model") == line.model, ~pl.col("stale")
+            pl.col("dataset") == block.dataset, pl.col("model") == line.arm, ~pl.col("stale")
         ).sort("seed")
         cells = []
         for metric, heading in COLUMNS.items():
@@ -162,8 +171,8 @@ class _Section:
     def _window(self, dataset: str) -> int | None:
         """n, where it is the same for all arms; where it is not, it stands in their titles."""
         windows = {
-            self.config.trial(dataset, arm, 0).hyperparameters.n
-            for arm in self.config.studies[self.name].models
+            self.config.hyperparameters(dataset, arm).n
+            for arm in self.config.studies[self.name].arms
         }
         return windows.pop() if len(windows) == 1 else None
 
@@ -171,13 +180,13 @@ class _Section:
         """The study's pairs, or its hero against each other line, where both have a median."""
         study = self.config.studies[self.name]
         hero = self.config.hero_of(study, block.dataset)
-        titles = {line.model: line.title for line in block.lines}
+        titles = {line.arm: line.title for line in block.lines}
         pairs = study.pairs or [(hero, arm) for arm in titles if hero and arm != hero]
         rows = []
         for metric, heading in COLUMNS.items():
             part = metric.partition("/")[0]
             values = {
-                arm: per_user(found[part], metric)
+                arm: per_target(found[part], metric)
                 for arm, found in ranks.items()
                 if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
             }
@@ -195,15 +204,15 @@ def _claims(
     def values(study: str, dataset: str, metric: str) -> dict[str, np.ndarray]:
         if dataset not in trials["dataset"]:
             return {}
-        table = rendered_study(study, config, data)
+        table = rendered_study(study, trials, config, data)
         part = metric.partition("/")[0]
         return {
-            line.model: per_user(ranks[part], metric)
+            line.arm: per_target(ranks[part], metric)
             for block in table.blocks
             if block.dataset == dataset
             for line in block.lines
             if line.trained and line.gap is None
-            if (ranks := users.read(dataset, line.model, table.seeds))
+            if (ranks := users.read(dataset, line.arm, table.seeds))
         }
 
     claims = [claim for claim in read_claims() if claim.study in config.studies]
@@ -237,9 +246,9 @@ def _claims(
 
 def _windows(dataset: str, pair: Pair, config: Config) -> str:
     """The windows of a pair's arms, such as "n = 200"; empty where they are configured no more."""
-    if dataset not in config.datasets or not set(pair) <= config.models.keys():
+    if dataset not in config.datasets or not set(pair) <= config.arms.keys():
         return ""
-    found = [config.trial(dataset, arm, 0).hyperparameters.n for arm in pair]
+    found = [config.hyperparameters(dataset, arm).n for arm in pair]
     return "n = " + " and ".join(str(n) for n in dict.fromkeys(found))
 
 
@@ -333,20 +342,16 @@ def _provenance(
 ) -> list[dict[str, Any]]:
     rows = []
     for row in trials.sort("dataset", "model", "seed").iter_rows(named=True):
-        folder = data.trial(row["dataset"], row["model"], row["seed"])
-        record = read_record(folder, verify=False)
-        if record is None:
-            continue
         link = links.get(row["attempt"], "")
+        folder = data.trial(row["dataset"], row["model"], row["seed"])
+        settings = json.loads(row["hyperparameters"])
         rows.append(
             row
             | {
-                "commit": record.commit,
                 "folder": folder.relative_to(data.root),
-                "configuration": ", ".join(f"{k} = {v}" for k, v in record.hyperparameters.items()),
-                "hardware": record.hardware,
+                "configuration": ", ".join(f"{k} = {v}" for k, v in settings.items()),
                 "link": link if link.startswith(("http://", "https://")) else "",
-                "command": command(record) + (" --retrain" if record.trained else ""),
+                "command": command(row) + (" --retrain" if row["trained"] else ""),
             }
         )
     return rows

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import Config
+from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
 
 logger = logging.getLogger(__name__)
@@ -38,26 +39,6 @@ class Comparison:
     @property
     def significant(self) -> bool:
         return self.p_holm < ALPHA
-
-
-def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """The metric of each user, from ranks counted from 1; any shape, float64.
-
-    Args:
-        ranks: of the targets, whole numbers of any width.
-        metric: "hr_at_10", "ndcg_at_5", …, "mrr", with or without "test/" before it.
-
-    Raises:
-        ValueError: no such metric.
-    """
-    name, _, cutoff = metric.rpartition("/")[2].partition("_at_")
-    ranks = ranks.astype(np.float64)  # the logarithm of a uint8 would have half precision
-    if name == "mrr":
-        return 1 / ranks
-    if name not in ("hr", "ndcg") or not cutoff.isdigit():
-        raise ValueError(f"There is no metric {metric!r}.")
-    gain = np.ones(ranks.shape) if name == "hr" else 1 / np.log2(1 + ranks)
-    return np.where(ranks <= int(cutoff), gain, 0.0)
 
 
 def bootstrap_interval(
@@ -156,15 +137,14 @@ def read_ranks(
     """
     frames = []
     for seed in seeds:
-        name = config.trial(dataset, arm, seed).model if arm in config.models else arm
-        folder = data.trial(dataset, name, seed)
+        folder = TrialId(dataset, config.trained_as(dataset, arm), seed).folder(data)
         if read_record(folder) is None:
             raise TrialCorrupt(f"{folder} holds no finished trial.")
         frames.append(pl.read_parquet(folder / RANKS).sort("user"))
     if any(not frame["user"].equals(frames[0]["user"]) for frame in frames):
         raise TrialCorrupt(f"{arm} on {dataset}: its seeds ranked different users.")
     return {
-        part: np.stack([frame[part].to_numpy() for frame in frames])
+        part: np.stack([frame[part].drop_nulls().to_numpy() for frame in frames])
         for part in ("test", "test_unseen")
     }
 
@@ -198,11 +178,10 @@ class UserRanks:
             return None
         key = (*self._key(dataset, arm, seeds), metric)
         if key not in self._intervals:
-            values = per_user(ranks[metric.partition("/")[0]], metric)
+            values = per_target(ranks[metric.partition("/")[0]], metric)
             self._intervals[key] = bootstrap_interval(values)
         return self._intervals[key]
 
     def _key(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> tuple:
         """Arms that are one computation share their ranks."""
-        trained = self.config.trial(dataset, arm, 0).model if arm in self.config.models else arm
-        return dataset, trained, seeds
+        return dataset, self.config.trained_as(dataset, arm), seeds

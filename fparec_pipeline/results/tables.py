@@ -1,307 +1,195 @@
-"""A study's result table: ours beside the paper's, as plain data and as markdown.
+"""Every table of the paper, and of our studies, as markdown and as flat rows.
 
 Notable:
-* One block a dataset, one line a model, the untrained references beneath; best and second are
-  found for each dataset and metric among the trained models, on the values as printed.
-* What is missing stays a visible gap, with its reason beneath the table.
+* Table 1 counts the parameters of the modules themselves; Table 2 is read from the splits' own
+  statistics; all others are a study's `tables.Table`.
+* Intervals are drawn when a table is shown: a tenth of a second an arm and metric.
+* What a table needs that its medians do not say stands in notes beneath each dataset: what the
+  paper's text says of another window, and how many targets each window trains on.
 """
 
-import html
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
-from fparec_pipeline.config import Config, Study
+from fparec_pipeline.config import Config, Hyperparameters
+from fparec_pipeline.datasets.splits import statistics_on_disk, training_lengths
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.medians import study_medians
+from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.study_table import (
+    DASH,
+    Line,
+    Table,
+    markdown_table,
+    study_table,
+    to_markdown,
+    to_rows,
+)
+from fparec_pipeline.results.trials import under_arm_names
 
-# Metric -> heading. The paper keeps the history; with it removed there is nothing to compare.
-COLUMNS = {
-    "test/hr_at_10": "HR@10",
-    "test/ndcg_at_10": "NDCG@10",
-    "test_unseen/hr_at_10": "HR@10, history removed",
-    "test_unseen/ndcg_at_10": "NDCG@10, history removed",
+# Table 1 as printed: the parameters of one attention layer.
+FORMULAS = {
+    "sasrec": ("3d²", lambda h: 3 * h.d**2),
+    "parec": ("d² + n²", lambda h: h.d**2 + h.n**2),
+    "fparec": ("d² + 2kn", lambda h: h.d**2 + 2 * h.k * h.n),
 }
-DIGITS = 4  # as many as the paper prints
-DASH = "—"
-DAGGER = "†"
-
-Mark = Literal["best", "second"] | None
+STATISTICS = {"users": "users", "items": "items", "interactions": "interactions"} | {
+    "average_length": "average length"
+}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One metric of one model on one dataset."""
-
-    ours: float | None  # rounded to DIGITS; None is a gap, or has no meaning
-    paper: float | None
-    mark: Mark = None
-    interval: tuple[float, float] | None = None  # 95 % over users; see `significance`
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the paper's, None when one of the two is missing."""
-        if self.ours is None or self.paper is None:
-            return None
-        return round(self.ours - self.paper, DIGITS)
+def table_names(config: Config) -> list[str]:
+    """The names of all tables: the paper's first two, and one for each study."""
+    return ["table_1", "table_2", *config.studies]
 
 
-@dataclass(frozen=True)
-class Line:
-    """One model, or untrained reference, on one dataset."""
-
-    model: str
-    title: str
-    trained: bool
-    capped: bool  # a trial of it hit the epoch cap
-    gap: str | None  # why there are no values
-    cells: dict[str, Cell]  # one for each of COLUMNS
-
-    def seeds_of(self, table: "Table") -> tuple[int, ...]:
-        """The seeds that the line's values are of: an untrained reference has one."""
-        return table.seeds if self.trained else (0,)
-
-
-@dataclass(frozen=True)
-class Block:
-    """All lines of one dataset, the references last."""
-
-    dataset: str
-    title: str
-    lines: list[Line]
-    notes: tuple[str, ...] = ()  # sentences to stand beneath it
-
-    @property
-    def in_paper(self) -> tuple[str, ...]:
-        """The metrics that the paper reports of anything here."""
-        return tuple(
-            metric
-            for metric in COLUMNS
-            if any(line.cells[metric].paper is not None for line in self.lines)
-        )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A study's table."""
-
-    name: str
-    title: str
-    seeds: tuple[int, ...]
-    blocks: list[Block]
-
-
-def study_table(
-    name: str,
-    study: Study,
-    medians: pl.DataFrame,
-    config: Config,
-    notes: Mapping[str, Sequence[str]] | None = None,
-) -> Table:
-    """The table of a study.
+def render(
+    name: str, trials: pl.DataFrame, config: Config, data: DataRoot
+) -> tuple[str, list[dict[str, Any]]]:
+    """A table by its name: markdown, and flat rows for machines.
 
     Args:
-        name: the study's name, under which `config.paper` holds the paper's numbers.
-        study: its models, datasets (perhaps a part of the configured ones) and seeds.
-        medians: `study_medians` of the same study.
-        config: for titles and the paper's numbers.
-        notes: dataset -> sentences to stand beneath its block.
+        name: one of `table_names`.
+        trials: `trials_frame`.
+        config: says what stands in the table.
+        data: where the splits' statistics and each user's ranks are.
     """
-    blocks = []
-    for dataset in study.datasets:
-        rows = medians.filter(pl.col("dataset") == dataset).to_dicts()
-        paper = config.paper.get(name, {}).get(dataset, {})
-        marks = {metric: _marks(rows, metric) for metric in COLUMNS}
-        titles = config.titles | _titles_with_window(dataset, study, config)
-        lines = [
-            Line(
-                model=row["model"],
-                title=titles[row["model"]],
-                trained=row["trained"],
-                capped=bool(row["capped"]) and row["gap"] is None,
-                gap=row["gap"],
-                cells={
-                    metric: Cell(
-                        ours=_rounded(row[metric]),
-                        paper=_paper_value(paper.get(row["model"], {}), metric),
-                        mark=marks[metric].get(row["model"]),
-                    )
-                    for metric in COLUMNS
-                },
-            )
-            for row in rows
-        ]
-        remarks = *_at_another_n(dataset, lines, config), *(notes or {}).get(dataset, ())
-        blocks.append(Block(dataset, config.datasets[dataset].title or dataset, lines, remarks))
-    return Table(name, study.title, study.seeds, blocks)
+    if name == "table_1":
+        return table_1(config)
+    if name == "table_2":
+        return table_2(config, data)
+    table = with_intervals(rendered_study(name, trials, config, data), UserRanks(config, data))
+    return to_markdown(table), to_rows(table)
 
 
-def _titles_with_window(dataset: str, study: Study, config: Config) -> dict[str, str]:
-    """The arms' titles with their window n, where it is not the same for all."""
-    windows = {arm: config.trial(dataset, arm, 0).hyperparameters.n for arm in study.models}
-    if len(set(windows.values())) < 2:
-        return {}
-    return {arm: f"{config.titles[arm]} (n = {n})" for arm, n in windows.items()}
+def rendered_study(name: str, trials: pl.DataFrame, config: Config, data: DataRoot) -> Table:
+    """A study's table as `trials` gives it, without datasets that have no trial."""
+    study = config.studies[name]
+    trials = under_arm_names(trials, study, config)
+    begun = trials.filter(pl.col("trained"))["dataset"].unique().to_list()
+    datasets = tuple(dataset for dataset in study.datasets if dataset in begun)
+    study = study.model_copy(update={"datasets": datasets or study.datasets})
+    notes = {dataset: _window_notes(dataset, study.arms, config, data) for dataset in datasets}
+    return study_table(name, study, study_medians(trials, study), config, notes)
 
 
-def _at_another_n(dataset: str, lines: list[Line], config: Config) -> list[str]:
-    """What the paper's text says of the windows that the arms have, ours beside it."""
-    found = []
-    for line in lines:
-        if not line.trained:
-            continue
-        trial = config.trial(dataset, line.model, 0)
-        n = trial.hyperparameters.n
-        reported = config.paper_at_n.get(dataset, {}).get(n, {}).get(trial.model, {})
-        for metric, heading in COLUMNS.items():
-            value = _paper_value(reported, metric)
-            if value is not None:
-                cell = Cell(line.cells[metric].ours, value)
-                beside = f"{_number(cell.ours)} ({_number(value)}, {_difference(cell)})"
-                found.append(f"{line.title}, n = {n}: {heading} {beside}")
-    if not found:
-        return []
-    return [f"The paper's text (Section 4.7) has these at the same n: {'; '.join(found)}."]
+def with_intervals(table: Table, users: UserRanks) -> Table:
+    """The table with each median's interval; none where a trial's ranks are damaged."""
 
-
-def to_rows(table: Table) -> list[dict[str, Any]]:
-    """The table flat: one dict per dataset, model and metric."""
-    return [
-        {
-            "dataset": block.dataset,
-            "model": line.model,
-            "metric": metric,
-            "ours": cell.ours,
-            "paper": cell.paper,
-            "difference": cell.difference,
-            "interval": cell.interval,
-            "mark": cell.mark,
-            "capped": line.capped,
-            "gap": line.gap,
+    def line_with(line: Line, dataset: str) -> Line:
+        seeds = line.seeds_of(table)
+        cells = {
+            metric: cell
+            if cell.ours is None
+            else replace(cell, interval=users.interval(dataset, line.arm, seeds, metric))
+            for metric, cell in line.cells.items()
         }
+        return replace(line, cells=cells)
+
+    blocks = [
+        replace(block, lines=[line_with(line, block.dataset) for line in block.lines])
         for block in table.blocks
-        for line in block.lines
-        for metric, cell in line.cells.items()
     ]
+    return replace(table, blocks=blocks)
 
 
-def to_markdown(table: Table) -> str:
-    """The table in markdown: best bold, second underlined, footnotes beneath."""
-    seeds = ", ".join(str(seed) for seed in table.seeds)
-    caption = (
-        f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
-        "underlined: second, among the trained models. In square brackets the 95 % interval: a "
-        "bootstrap over users, which does not cover the variance of training."
-    )
-    if any(block.in_paper for block in table.blocks):
-        caption += " Beside it the paper's number, and in round brackets ours minus it."
-    parts = [f"## {escaped(table.title)}", caption]
-    for block in table.blocks:
-        notes = map(escaped, block.notes)
-        parts += [f"### {escaped(block.title)}", _block_markdown(block), *notes]
-    return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
+def table_1(config: Config) -> tuple[str, list[dict[str, Any]]]:
+    """Table 1: parameters of one attention layer, the formula's and those of the module itself.
 
-
-def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
-    """A dataset's leaderboard, its entries in their order, as a markdown table.
-
-    Args:
-        rows: `medians.leaderboard` of one dataset.
-        config: for titles; an entry that it does not know keeps its name.
+    One row a model and a size (d, n, k) that Table 3 has on some dataset, and the paper's own on
+    ml-1m (n = 500, k = 40).
     """
-    lines = []
-    for row in rows:
-        values = [_number(_rounded(row[metric])) for metric in COLUMNS]
-        seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
-        provisional = " (provisional)" if row["provisional"] else ""
-        name = escaped(config.titles.get(row["model"], row["model"]))
-        title = name + (DAGGER if row["capped"] else "")
-        lines.append([title, *values, seeds + provisional])
-    text = markdown_table(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
-    return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
+    import torch
 
+    from fparec_pipeline.models.mixers import build_mixer
 
-_CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become better."
-
-
-def _block_markdown(block: Block) -> str:
-    header = ["model"]
-    for metric, heading in COLUMNS.items():
-        header += [heading, "paper"] if metric in block.in_paper else [heading]
-    lines = []
-    for line in block.lines:
-        cells = [escaped(line.title) + (DAGGER if line.capped else "")]
-        for metric, cell in line.cells.items():
-            cells.append(_ours_markdown(cell))
-            if metric in block.in_paper:
-                cells.append(_paper_markdown(cell))
-        lines.append(cells)
-    return markdown_table(header, lines, text_columns=1)
-
-
-def _ours_markdown(cell: Cell) -> str:
-    number = _number(cell.ours)
-    shown = {"best": f"**{number}**", "second": f"<u>{number}</u>", None: number}[cell.mark]
-    if cell.interval is None:
-        return shown
-    low, high = map(_number, cell.interval)
-    return f"{shown} [{low}, {high}]"
-
-
-def _paper_markdown(cell: Cell) -> str:
-    return DASH if cell.paper is None else f"{_number(cell.paper)} ({_difference(cell)})"
-
-
-def _difference(cell: Cell) -> str:
-    return DASH if cell.difference is None else f"{cell.difference:+.{DIGITS}f}"
-
-
-def _footnotes(table: Table) -> list[str]:
-    lines = [(block, line) for block in table.blocks for line in block.lines]
-    notes = [_CAPPED] if any(line.capped for _, line in lines) else []
-    gaps = [
-        f"* {escaped(block.title)}, {escaped(line.title)}: {escaped(line.gap)}"
-        for block, line in lines
-        if line.gap
+    rows = []
+    for model, (words, formula) in FORMULAS.items():
+        sizes = {(h.d, h.n, h.k): h for h in _sizes(model, config)}
+        for (d, n, k), h in sorted(sizes.items()):
+            with torch.device("meta"):  # counted, never drawn
+                counted = sum(parameter.numel() for parameter in build_mixer(h).parameters())
+            rows.append(
+                {
+                    "model": model,
+                    "formula": words,
+                    "d": d,
+                    "n": n,
+                    "k": k,
+                    "paper": formula(h),
+                    "ours": counted,
+                }
+            )
+    lines = [
+        [config.titles[row["model"]], row["formula"]]
+        + [f"{row[key]:,}" for key in ("d", "n", "k", "paper", "ours")]
+        for row in rows
     ]
-    if gaps:
-        notes += [f"{DASH} Gaps:", "\n".join(gaps)]
-    return notes
+    header = ["model", "formula", "d", "n", "k", "formula's value", "the module's parameters"]
+    markdown = (
+        "## Table 1: parameters of one attention layer\n\n"
+        "The paper's formula, and the parameters that the module has.\n\n"
+        + markdown_table(header, lines, text_columns=2)
+    )
+    return markdown + "\n", rows
 
 
-def _marks(rows: list[dict[str, Any]], metric: str) -> dict[str, Mark]:
-    """Best and second among the trained models; equals share a mark, one model alone has none."""
-    trained = [row for row in rows if row["trained"] and row[metric] is not None]
-    if len(trained) < 2:
-        return {}
-    values: dict[str, float] = {row["model"]: round(row[metric], DIGITS) for row in trained}
-    best, *others = sorted(set(values.values()), reverse=True)
-    names: dict[float, Mark] = {best: "best"}
-    if others:
-        names[others[0]] = "second"
-    return {model: names.get(value) for model, value in values.items()}
+def _sizes(model: str, config: Config) -> list[Hyperparameters]:
+    datasets = config.studies["table_3"].datasets
+    found = [config.hyperparameters(dataset, model) for dataset in datasets]
+    return [*found, found[0].model_copy(update={"n": 500, "k": 40})]
 
 
-def _paper_value(reported: dict[str, float], metric: str) -> float | None:
-    part, name = metric.split("/")
-    return reported.get(name) if part == "test" else None
+def table_2(config: Config, data: DataRoot) -> tuple[str, list[dict[str, Any]]]:
+    """Table 2: statistics of every dataset whose splits are there, the paper's in brackets."""
+    rows, lines, absent = [], [], []
+    for dataset, entry in config.datasets.items():
+        found = statistics_on_disk(data.splits(dataset))
+        paper = config.paper_statistics.get(dataset, {})
+        title = entry.title or dataset
+        if found is None:
+            absent.append(f"{title} (`fparec run --datasets {dataset}` prepares it)")
+            continue
+        values = [{"ours": found[name], "paper": paper.get(name)} for name in STATISTICS]
+        rows += [
+            {"dataset": dataset, "statistic": name} | value
+            for name, value in zip(STATISTICS, values, strict=True)
+        ]
+        lines.append(
+            [title, *(_statistic(name, **v) for name, v in zip(STATISTICS, values, strict=True))]
+        )
+    parts = [
+        "## Table 2: the datasets after preprocessing",
+        "In brackets the paper's number; it prints interactions in millions.",
+        markdown_table(["dataset", *STATISTICS.values()], lines, text_columns=1),
+    ]
+    if absent:
+        parts.append(f"{DASH} No splits yet: {', '.join(absent)}.")
+    return "\n\n".join(parts) + "\n", rows
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DIGITS)
+def _statistic(name: str, ours: float, paper: float | None) -> str:
+    if name == "average_length":
+        return f"{ours:.2f}" + ("" if paper is None else f" ({paper:.2f})")
+    if paper is None:
+        return f"{ours:,}"
+    printed = f"{paper / 1e6:.2f}M" if name == "interactions" else f"{paper:,.0f}"
+    return f"{ours:,} ({printed})"
 
 
-def _number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.{DIGITS}f}"
-
-
-def escaped(text: str) -> str:
-    """Text from data or configuration as markdown that shows it, on one line, as it is."""
-    return html.escape(re.sub(r"([\\`*_|\[\]#~])", r"\\\1", " ".join(text.split())), quote=False)
-
-
-def markdown_table(header: list[str], lines: list[list[str]], text_columns: int) -> str:
-    """A markdown table, its first `text_columns` columns to the left, the others to the right."""
-    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
+def _window_notes(
+    dataset: str, models: tuple[str, ...], config: Config, data: DataRoot
+) -> list[str]:
+    """Where the arms' windows differ: how many training targets each of them has."""
+    windows = sorted({config.hyperparameters(dataset, arm).n for arm in models})
+    lengths = training_lengths(data.splits(dataset))
+    if len(windows) < 2 or lengths is None:
+        return []
+    targets = (lengths - 1).clip(0)
+    counts = [f"{int(targets.clip(0, n).sum()):,} with n = {n}" for n in windows]
+    return [
+        f"Training targets: {', '.join(counts)}, of {int(targets.sum()):,}. A wider window gives "
+        "more context and more training data at once."
+    ]

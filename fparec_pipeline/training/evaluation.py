@@ -5,27 +5,26 @@ Notable:
   ties and NaN count against the model. With history removed, the distinct history items h ≠ t for
   which s_h < s_t is not true are taken off again; the target always stays a candidate.
 * Scores exist for one cache-sized block of users at a time and are compared where they lie.
-* HR@k, NDCG@k and MRR are means over all users, computed from ranks (Krichene and Rendle 2020 on
-  why sampled candidates will not do).
+* All items are candidates (Krichene and Rendle 2020 on why sampled ones will not do).
+* What ranks come to stands in `metrics`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
-from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.datasets.splits import Cases, Part, Splits
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.training.loss import block_size
 from fparec_pipeline.training.matmul import mm
+from fparec_pipeline.training.metrics import RANKINGS
 
-CUTOFFS = (1, 5, 10, 20, 50)
 NETWORK_USERS = 512  # users that go through the network at once
 
-Part = Literal["valid", "test"]
 # (L, u) right-aligned items → scores of all items for u users, a few rows at a time
 Scorer = Callable[[Tensor], Iterator[Tensor]]
 
@@ -36,33 +35,39 @@ class NonFiniteScores(ArithmeticError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Each user's rank of the target, (n_users,) int64, counted from 1."""
+    """The rank of each target, (targets,) int64, counted from 1.
+
+    What no model can recommend (a cold item) or has nothing to go by for (no input) has the rank
+    n_items + 1 in both.
+    """
 
     kept: np.ndarray  # history items are candidates, as in the paper
     unseen: np.ndarray  # history items are removed, but for the target
+    users: np.ndarray  # whose target it is, counted from 0, ascending
 
 
 class EvaluationSet:
     """One part of the splits, ready to be ranked: inputs, targets and distinct histories.
 
-    Users are held sorted by the length of their input, so that blocks carry little padding.
+    One entry a target that can be ranked, a *user* below: under some protocols one person has
+    several, or none. They are held sorted by the length of their input, so that blocks carry
+    little padding; `order` has their places among all targets of the part, `owners` whose they are.
     """
 
     def __init__(self, splits: Splits, part: Part, n: int, device: str = "cpu") -> None:
-        items, offsets = splits.train_items, splits.train_offsets
-        if part == "test":  # the validation item is the last item of the input
-            items = np.insert(items, offsets[1:], splits.valid)
-            offsets = offsets + np.arange(len(offsets))
-        lengths = np.diff(offsets)
-        self.order = np.argsort(lengths, kind="stable")
+        cases = splits.cases(part)
+        lengths = cases.ends - cases.starts
+        order = np.argsort(lengths, kind="stable")
+        answerable = (lengths > 0) & (cases.targets <= splits.n_items)
+        self.order = order[answerable[order]]
+        self.owners = cases.users
         self.n_items = splits.n_items
         self.n = n
-        targets = splits.valid if part == "valid" else splits.test
-        self.targets = torch.from_numpy(targets[self.order].astype(np.int64)).to(device)
+        self.targets = torch.from_numpy(cases.targets[self.order].astype(np.int64)).to(device)
         self.lengths = torch.from_numpy(np.minimum(lengths, n)[self.order])
-        self.ends = torch.from_numpy(offsets[1:][self.order]).to(device)
-        self.values = torch.from_numpy(items).to(device)
-        history, history_offsets = _distinct_histories(items, lengths, self.order)
+        self.ends = torch.from_numpy(cases.ends[self.order]).to(device)
+        self.values = torch.from_numpy(cases.items).to(device)
+        history, history_offsets = _distinct_histories(cases, self.order)
         self.history = torch.from_numpy(history).to(device)
         self.history_offsets = torch.from_numpy(history_offsets)
 
@@ -78,14 +83,13 @@ class EvaluationSet:
         return items.masked_fill_(back > lengths, 0)
 
 
-def _distinct_histories(
-    items: np.ndarray, lengths: np.ndarray, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each user's distinct items, users in `order`: flat values and offsets (users + 1,)."""
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    width = int(items.max(initial=0)) + 1
-    keys = np.unique(np.repeat(place, lengths) * width + items)
+def _distinct_histories(cases: Cases, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct items of each input, cases in `order`: flat values, offsets (cases + 1,)."""
+    starts, lengths = cases.starts[order], (cases.ends - cases.starts)[order]
+    place = np.repeat(np.arange(len(order)), lengths)
+    within = np.arange(len(place)) - (lengths.cumsum() - lengths)[place]
+    width = int(cases.items.max(initial=0)) + 1
+    keys = np.unique(place * width + cases.items[starts[place] + within])
     return keys % width, np.searchsorted(keys // width, np.arange(len(order) + 1))
 
 
@@ -108,13 +112,13 @@ def network_scorer(model: Recommender, parts: int = 1) -> Scorer:
 
 @torch.no_grad()
 def rank_targets(score: Scorer, users: EvaluationSet) -> Ranks:
-    """The rank of every user's target among all items, by both rankings.
+    """The rank of every target among all items, by both rankings.
 
     Raises:
         NonFiniteScores: a score is NaN or infinite.
     """
-    kept = np.empty(len(users), np.int64)
-    unseen = np.empty(len(users), np.int64)
+    kept = np.full(len(users.owners), users.n_items + 1)
+    unseen = kept.copy()
     for start in range(0, len(users), NETWORK_USERS):
         first = start
         for scores in score(users.inputs(slice(start, start + NETWORK_USERS))):
@@ -129,7 +133,7 @@ def rank_targets(score: Scorer, users: EvaluationSet) -> Ranks:
             places = users.order[first:last]
             kept[places], unseen[places] = (rank.cpu().numpy() for rank in ranks)
             first = last
-    return Ranks(kept, unseen)
+    return Ranks(kept, unseen, users.owners)
 
 
 def count_ranks(
@@ -165,17 +169,18 @@ def count_ranks(
     return kept, kept - removed
 
 
-def metrics_from_ranks(ranks: np.ndarray) -> dict[str, float]:
-    """Means over users: hr_at_k and ndcg_at_k for k in CUTOFFS, and mrr.
+def ranks_table(valid: Ranks, test: Ranks) -> pl.DataFrame:
+    """The columns user (from 1) and RANKINGS, in the smallest integers that hold them.
 
-    HR@k is the share of ranks ≤ k; NDCG@k the mean of 1 / log₂(1 + rank) where rank ≤ k, else 0;
-    MRR the mean of 1 / rank.
+    A user has as many rows as targets in the part where it has most; where it has fewer in the
+    other, that one's columns are null.
     """
-    ranks = ranks.astype(np.float64)  # small integers, as on disk, would overflow
-    gains = 1 / np.log2(1 + ranks)
-    metrics = {}
-    for k in CUTOFFS:
-        hit = ranks <= k
-        metrics[f"hr_at_{k}"] = float(hit.mean())
-        metrics[f"ndcg_at_{k}"] = float((gains * hit).mean())
-    return metrics | {"mrr": float((1 / ranks).mean())}
+    frames = [
+        pl.DataFrame({"user": ranks.users + 1, part: ranks.kept, f"{part}_unseen": ranks.unseen})
+        .cast(pl.UInt32)
+        .with_columns(place=pl.int_range(pl.len()).over("user"))
+        for part, ranks in (("valid", valid), ("test", test))
+    ]
+    table = frames[0].join(frames[1], on=["user", "place"], how="full", coalesce=True)
+    table = table.sort("user", "place").select("user", *RANKINGS)
+    return pl.DataFrame([column.shrink_dtype() for column in table])

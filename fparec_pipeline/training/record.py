@@ -27,9 +27,10 @@ from typing import Any, TypeVar
 
 import polars as pl
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from fparec_pipeline.config import TrialId
 from fparec_pipeline.datasets.files import CHECKSUM, seal, write_atomically
 from fparec_pipeline.paths import DataRoot
 
@@ -73,11 +74,11 @@ class TrialLocked(RuntimeError):
 class Attempt(BaseModel):
     """What is known when a trial starts: the content of `attempt.json`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
     attempt: str  # uuid, hex
     dataset: str
-    model: str
+    arm: str = Field(alias="model")  # the key on disk; an untrained reference has one too
     seed: int
     fingerprint: str
     arm_fingerprint: str  # without the seed: what the trials of one median share
@@ -94,6 +95,10 @@ class Attempt(BaseModel):
     started: str  # ISO 8601, UTC
     published: bool = False  # imported from published results, not trained here
     checksum: str = ""  # the seal of the JSON file, set by `write_sealed`
+
+    @property
+    def id(self) -> TrialId:
+        return TrialId(self.dataset, self.arm, self.seed)
 
 
 class TrialRecord(Attempt):
@@ -127,9 +132,7 @@ class TrialView:
 class Progress:
     """One epoch's news of a trial that trains."""
 
-    dataset: str
-    model: str
-    seed: int
+    trial: TrialId
     epoch: int
     max_epochs: int
     best_epoch: int
@@ -287,7 +290,7 @@ def view_trial(folder: Path) -> TrialView | None:
 
 
 def trial_folders(data: DataRoot) -> list[Path]:
-    """Every folder `<dataset>/<model>/seed=<seed>` in which a trial was started, sorted."""
+    """Every folder `<dataset>/<arm>/seed=<seed>` in which a trial was started, sorted."""
     found = (path.parent for path in data.trials.glob(f"*/*/seed=*/{ATTEMPT}"))
     return sorted(folder for folder in found if re.fullmatch(r"seed=\d+", folder.name))
 
@@ -324,11 +327,9 @@ def _checkpoint_history(folder: Path) -> pl.DataFrame:
 
 
 def _corrupt(folder: Path, problem: str) -> TrialCorrupt:
-    dataset, model, seed = *folder.parts[-3:-1], folder.name.removeprefix("seed=").split(".")[0]
-    command = f"fparec run --datasets {dataset} --models {model} --seeds {seed}"
     return TrialCorrupt(
         f"{problem} Delete the folder {folder}, or bring back an intact copy of it; then "
-        f"`{command}` trains what is missing."
+        f"`{TrialId.of(folder).command}` trains what is missing."
     )
 
 

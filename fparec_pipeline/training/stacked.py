@@ -34,8 +34,9 @@ from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
 from fparec_pipeline.training.checkpoint import TrainingState
-from fparec_pipeline.training.evaluation import EvaluationSet, metrics_from_ranks
+from fparec_pipeline.training.evaluation import EvaluationSet
 from fparec_pipeline.training.loss import block_size
+from fparec_pipeline.training.metrics import metrics_from_ranks
 from fparec_pipeline.training.record import (
     Attempt,
     TrialRecord,
@@ -48,6 +49,7 @@ from fparec_pipeline.training.trial import (
     Silent,
     adopt_finished,
     begin_attempt,
+    choose_device,
     diverged,
     ended,
     new_attempt,
@@ -233,7 +235,7 @@ def run_stacked(
     with ExitStack() as locks:
         waiting = []
         for trial in trials:
-            folder = data.trial(trial.dataset, trial.model, trial.seed)
+            folder = trial.id.folder(data)
             locks.enter_context(lock_trial(folder))
             adopt_finished(folder)
             done = read_record(folder)
@@ -245,23 +247,33 @@ def run_stacked(
             if work != folder:
                 locks.enter_context(lock_trial(work))
             waiting.append((trial, work))
+        size = 1 if _trains_alone(trials[0].hyperparameters, device) else max(1, len(waiting))
         seats = [
-            _Seat(trial, work, new_attempt(trial, splits, device, len(waiting)), observers or {})
+            _Seat(trial, work, new_attempt(trial, splits, device, size), observers or {})
             for trial, work in waiting
         ]
-        if seats:
-            with _repeatable(seats[0].attempt.device):
-                _StackedTraining(seats, splits).run()
+        with _repeatable(device):
+            for start in range(0, len(seats), size):
+                _StackedTraining(seats[start : start + size], splits).run()
         for seat in seats:
-            adopt_finished(data.trial(seat.trial.dataset, seat.trial.model, seat.trial.seed))
+            adopt_finished(seat.trial.id.folder(data))
             records[seat.trial.seed] = seat.result()
     return [records[trial.seed] for trial in trials]
+
+
+def _trains_alone(h: Hyperparameters, device: str) -> bool:
+    """Whether the arm's seeds are trained one after the other, each as a stack of its own.
+
+    On an H100 with PyTorch 2.11, three self-attention networks that were compiled as one did not
+    learn with dropout, while each alone did; the cause is not known.
+    """
+    return h.mixer == "self_attention" and choose_device(device).startswith("cuda")
 
 
 @contextmanager
 def _repeatable(device: str) -> Iterator[None]:
     """PyTorch's deterministic algorithms while a stack trains on CUDA; a CPU needs none."""
-    if not (REPEATS and device.startswith("cuda")):
+    if not (REPEATS and choose_device(device).startswith("cuda")):
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
@@ -275,12 +287,12 @@ def _repeatable(device: str) -> Iterator[None]:
 
 
 def _require_one_arm(trials: Sequence[Trial]) -> None:
-    arms = {(t.dataset, t.model, t.hyperparameters) for t in trials}
+    arms = {(t.dataset, t.arm, t.hyperparameters) for t in trials}
     if len(arms) != 1 or len({trial.seed for trial in trials}) != len(trials):
         raise ValueError("a stack is of one dataset and arm, each seed once")
     h = trials[0].hyperparameters
     if not is_stackable(h):
-        raise ValueError(f"{trials[0].model} cannot be stacked: its loss is {h.loss!r}")
+        raise ValueError(f"{trials[0].arm} cannot be stacked: its loss is {h.loss!r}")
 
 
 def is_stackable(h: Hyperparameters) -> bool:
@@ -421,7 +433,8 @@ class _StackedTraining:
             raise diverged(seat.trial, epoch, f"the loss is {loss}")
         weights = self.stack.weights(self.seats.index(seat))
         self.model.load_state_dict(weights)
-        metrics = metrics_from_ranks(ranks_of(self.model, self.valid, seat.trial, epoch).kept)
+        ranks = ranks_of(self.model, self.valid, seat.trial, epoch)
+        metrics = metrics_from_ranks(ranks.kept, ranks.users)
         share = shared / len(self.seats)
         state.note(
             loss,

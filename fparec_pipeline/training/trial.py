@@ -33,6 +33,7 @@ from fparec_pipeline.config import (
     TRAINING_VERSION,
     Hyperparameters,
     Trial,
+    TrialId,
     reference_fingerprint,
 )
 from fparec_pipeline.datasets.files import write_atomically
@@ -48,11 +49,12 @@ from fparec_pipeline.training.evaluation import (
     NonFiniteScores,
     Part,
     Ranks,
-    metrics_from_ranks,
     network_scorer,
     rank_targets,
+    ranks_table,
 )
 from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
     CHECKPOINT,
@@ -147,7 +149,7 @@ def run_trial(
         OutOfMemory: memory ran out a second time; names the epoch and the arm.
         TrialCorrupt: the finished folder is damaged.
     """
-    folder = data.trial(trial.dataset, trial.model, trial.seed)
+    folder = trial.id.folder(data)
     fingerprint = trial.fingerprint(splits.stats["data_hash"])
     with ExitStack() as locks:
         locks.enter_context(lock_trial(folder))
@@ -159,7 +161,7 @@ def run_trial(
         if work != folder:
             locks.enter_context(lock_trial(work))
         new = new_attempt(trial, splits, device)
-        attempt = _resumable(work, new) or begin_attempt(work, new)
+        attempt = resumable(work, new) or begin_attempt(work, new)
         record = _train(trial, splits, work, attempt, observer or Silent())
         if work != folder:
             adopt_finished(folder)
@@ -172,7 +174,7 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
     Raises:
         TrialLocked: another process is evaluating it.
     """
-    folder = data.trial(dataset, reference, 0)
+    folder = TrialId(dataset, reference, 0).folder(data)
     data_hash = splits.stats["data_hash"]
     fingerprint = reference_fingerprint(dataset, reference, data_hash)
     with lock_trial(folder):
@@ -193,7 +195,8 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
         )
         begin_attempt(folder, attempt)
         scorer = SCORERS[reference](splits)
-        longest = int(np.diff(splits.train_offsets).max()) + 1  # the whole history is seen
+        test_cases = splits.cases("test")
+        longest = int((test_cases.ends - test_cases.starts).max())  # the whole history is seen
         valid, test = (rank_targets(scorer, EvaluationSet(splits, part, longest)) for part in PARTS)
         return _write_result(folder, attempt, valid, test, seconds=time.perf_counter() - started)
 
@@ -235,7 +238,7 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     data_hash = splits.stats["data_hash"]
     return Attempt(
         dataset=trial.dataset,
-        model=trial.model,
+        model=trial.arm,
         seed=trial.seed,
         fingerprint=trial.fingerprint(data_hash),
         arm_fingerprint=trial.fingerprint(data_hash, with_seed=False),
@@ -247,7 +250,7 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     )
 
 
-def _resumable(folder: Path, new: Attempt) -> Attempt | None:
+def resumable(folder: Path, new: Attempt) -> Attempt | None:
     """The unfinished attempt of the same fingerprint and device, if there is one."""
     begun = read_attempt(folder)
     same = begun and all(
@@ -290,20 +293,17 @@ def _train(
     return _Training(trial, splits, folder, halved, observer).run()
 
 
-class _Training:
-    """The loop over epochs, from a checkpoint or from the start, to the written result."""
+class Epochs:
+    """A network with its optimizer and batches, trained an epoch at a time."""
 
-    def __init__(
-        self, trial: Trial, splits: Splits, folder: Path, attempt: Attempt, observer: Observer
-    ) -> None:
+    def __init__(self, trial: Trial, splits: Splits, attempt: Attempt) -> None:
+        """The network as the trial's seed initialises it, on the attempt's device."""
         h = trial.hyperparameters
         torch.set_num_threads(h.threads)
-        device = attempt.device
-        self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
-        self.batches = Batches(splits, h.n, h.batch_size, device)
-        self.valid, self.test = (EvaluationSet(splits, part, h.n, device) for part in PARTS)
+        self.trial, self.attempt = trial, attempt
+        self.batches = Batches(splits, h.n, h.batch_size, attempt.device)
         torch.manual_seed(derived_seed(trial.seed, 0))
-        self.model = Recommender(h, splits.n_items).to(device)
+        self.model = Recommender(h, splits.n_items).to(attempt.device)
         self.optimizer = torch.optim.Adam(
             parameter_groups(self.model.named_parameters(), h),
             lr=h.learning_rate,
@@ -311,8 +311,58 @@ class _Training:
             fused=True,
         )
         drawn = h.loss == "binary_cross_entropy"
-        self.unseen = UnseenItems(splits, device) if drawn else None
-        self.state = load_checkpoint(folder, self.model, self.optimizer, attempt.attempt)
+        self.unseen = UnseenItems(splits, attempt.device) if drawn else None
+
+    def train(self, epoch: int) -> float:
+        """One epoch of steps; returns the mean loss of a target, in nats.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+        """
+        self.model.train()
+        seed = self.trial.seed
+        torch.manual_seed(derived_seed(seed, epoch))  # dropout, negatives
+        total = torch.zeros((), device=self.attempt.device)
+        for rows in self.batches.rows(seed, epoch):
+            loss = self._loss(rows)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        mean = float(total) / self.batches.steps_per_epoch
+        if not np.isfinite(mean):
+            raise diverged(self.trial, epoch, f"the loss is {mean}")
+        return mean
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        """The configured loss of one batch, divided by the mean number of targets a step."""
+        items, targets = self.batches.batch(rows)
+        valid = targets != 0
+        hidden, wanted = self.model(items)[valid], targets[valid] - 1
+        weight, scale = self.model.item_embedding.weight[1:], 1 / self.batches.targets_per_step
+        h = self.trial.hyperparameters
+        if h.loss == "cross_entropy":
+            return cross_entropy(hidden, weight, wanted, scale, self.attempt.block_parts)
+        if h.loss == "sampled_softmax":
+            return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
+        assert self.unseen  # noqa: S101
+        users = self.batches.users[rows.to(targets.device)].expand_as(targets)[valid]
+        drawn = self.unseen.draw(users, h.negatives)
+        return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
+
+
+class _Training:
+    """The loop over epochs, from a checkpoint or from the start, to the written result."""
+
+    def __init__(
+        self, trial: Trial, splits: Splits, folder: Path, attempt: Attempt, observer: Observer
+    ) -> None:
+        self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
+        n, device = trial.hyperparameters.n, attempt.device
+        self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in PARTS)
+        self.epochs = Epochs(trial, splits, attempt)
+        self.model = self.epochs.model
+        self.state = load_checkpoint(folder, self.model, self.epochs.optimizer, attempt.attempt)
         self.saved = time.perf_counter()
 
     def run(self) -> TrialRecord:
@@ -341,49 +391,17 @@ class _Training:
 
     def _epoch(self) -> None:
         started = time.perf_counter()
-        loss = self._train()
+        loss = self.epochs.train(self.state.epoch)
         trained = time.perf_counter()
-        metrics = metrics_from_ranks(self._ranks(self.valid).kept)
+        ranks = self._ranks(self.valid)
+        metrics = metrics_from_ranks(ranks.kept, ranks.users)
         self.state.note(
             loss,
             metrics,
             self.model.state_dict(),
             seconds=time.perf_counter() - started,
-            targets_per_second=self.batches.targets_per_epoch / (trained - started),
+            targets_per_second=self.epochs.batches.targets_per_epoch / (trained - started),
         )
-
-    def _train(self) -> float:
-        """One epoch of steps; returns the mean loss of a target, in nats."""
-        self.model.train()
-        seed = self.trial.seed
-        torch.manual_seed(derived_seed(seed, self.state.epoch))  # dropout, negatives
-        total = torch.zeros((), device=self.attempt.device)
-        for rows in self.batches.rows(seed, self.state.epoch):
-            loss = self._loss(rows)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach()
-        mean = float(total) / self.batches.steps_per_epoch
-        if not np.isfinite(mean):
-            raise diverged(self.trial, self.state.epoch, f"the loss is {mean}")
-        return mean
-
-    def _loss(self, rows: Tensor) -> Tensor:
-        """The configured loss of one batch, divided by the mean number of targets a step."""
-        items, targets = self.batches.batch(rows)
-        valid = targets != 0
-        hidden, wanted = self.model(items)[valid], targets[valid] - 1
-        weight, scale = self.model.item_embedding.weight[1:], 1 / self.batches.targets_per_step
-        h = self.trial.hyperparameters
-        if h.loss == "cross_entropy":
-            return cross_entropy(hidden, weight, wanted, scale, self.attempt.block_parts)
-        if h.loss == "sampled_softmax":
-            return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
-        assert self.unseen  # noqa: S101
-        users = self.batches.users[rows.to(targets.device)].expand_as(targets)[valid]
-        drawn = self.unseen.draw(users, h.negatives)
-        return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
 
     def _ranks(self, users: EvaluationSet) -> Ranks:
         parts = self.attempt.block_parts
@@ -393,7 +411,9 @@ class _Training:
         self.observer.on_epoch(progress_of(self.trial, self.state))
 
     def _checkpoint(self) -> None:
-        save_checkpoint(self.folder, self.state, self.model, self.optimizer, self.attempt.attempt)
+        save_checkpoint(
+            self.folder, self.state, self.model, self.epochs.optimizer, self.attempt.attempt
+        )
         self.saved = time.perf_counter()
         self.observer.on_checkpoint(self.folder)
 
@@ -439,7 +459,7 @@ def diverged(trial: Trial, epoch: int, reason: str) -> TrainingDiverged:
 
 
 def _where(trial: Trial, epoch: int) -> str:
-    return f"{trial.dataset}/{trial.model}/seed={trial.seed}, epoch {epoch}"
+    return f"{trial.id}, epoch {epoch}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -451,9 +471,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def progress_of(trial: Trial, state: TrainingState) -> Progress:
     """The news of the last epoch."""
     return Progress(
-        dataset=trial.dataset,
-        model=trial.model,
-        seed=trial.seed,
+        trial=trial.id,
         epoch=state.epoch,
         max_epochs=trial.hyperparameters.max_epochs,
         best_epoch=state.best_epoch,
@@ -488,27 +506,14 @@ def _write_result(
     folder: Path, attempt: Attempt, valid: Ranks, test: Ranks, **numbers: Any
 ) -> TrialRecord:
     """Ranks, then the record with metrics and checksums, which makes the trial finished."""
-    ranks = {
-        "valid": valid.kept,
-        "valid_unseen": valid.unseen,
-        "test": test.kept,
-        "test_unseen": test.unseen,
-    }
-    columns = {"user": np.arange(1, len(test.kept) + 1)} | ranks
-    frame = pl.DataFrame(
-        [pl.Series(name, v.astype(np.uint32)).shrink_dtype() for name, v in columns.items()]
-    )
+    frame = ranks_table(valid, test)
     write_parquet(folder / RANKS, frame)
     written = [name for name in (HISTORY, RANKS, WEIGHTS) if (folder / name).exists()]
     record = TrialRecord(
         **attempt.model_dump(),
         **numbers,
         finished=now(),
-        metrics={
-            f"{part}/{metric}": value
-            for part, values in ranks.items()
-            for metric, value in metrics_from_ranks(values).items()
-        },
+        metrics=metrics_of_table(frame),
         files={name: sha256(folder / name) for name in written},
     )
     return write_sealed(folder / RECORD, record)

@@ -1,21 +1,28 @@
-"""The weekly benchmark: what a tick asks for, and when its tables are rendered."""
+"""The weekly benchmark, what keeps results current, and who is told of failures."""
 
 import datetime
+import http.server
+import json
+import threading
 
 import dagster as dg
 import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.definitions import build_defs
-from fparec_pipeline.defs.automation import STAGE, STAGES, TICK, due_stage
+from fparec_pipeline.datasets.sources import fetch_raw
+from fparec_pipeline.datasets.splits import make_splits
+from fparec_pipeline.defs.automation import COUNT, STAGE, STAGES, TICK, has_ended, tell
+from fparec_pipeline.defs.build import build_defs
+from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.results.tick import read_tick
+from fparec_pipeline.training.record import read_record
 
 # Dagster's own: the tags of a run of a partition are not what its cloud service allows.
 pytestmark = pytest.mark.filterwarnings("ignore:Non-compliant tag keys")
 
 SUNDAY = datetime.datetime(2024, 5, 5, 3, tzinfo=datetime.UTC)
 LATER = SUNDAY + datetime.timedelta(days=7)
-EXPECTED = {"train": 3, "medians": 1}  # runs of a tick: one dataset, three seeds
 
 NOT_STARTED = dg.DagsterRunStatus.NOT_STARTED
 STARTED = dg.DagsterRunStatus.STARTED
@@ -27,12 +34,20 @@ CANCELED = dg.DagsterRunStatus.CANCELED
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return tiny_root(tmp_path_factory.mktemp("data"))
+    """A data root whose dataset `tiny` has been prepared."""
+    root = tiny_root(tmp_path_factory.mktemp("data"), epochs=1)
+    tiny = load_config(root).datasets["tiny"]
+    make_splits("tiny", tiny, fetch_raw("tiny", tiny, root), root)
+    return root
 
 
 @pytest.fixture(scope="module")
 def defs(data):
-    return build_defs(data)
+    return definitions(data)
+
+
+def definitions(data):
+    return build_defs(load_config(data), {"workspace": Workspace(data_root=str(data.root))})
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +69,33 @@ def instance(storage):
 
 def tick(repository, instance, at=SUNDAY):
     """What the schedule answers at that moment."""
-    context = dg.build_schedule_context(
-        instance, scheduled_execution_time=at, repository_def=repository
-    )
-    return repository.get_schedule_def("weekly_benchmark").evaluate_tick(context)
+    with dg.build_schedule_context(
+        instance,
+        scheduled_execution_time=at,
+        repository_def=repository,
+        resources=repository.get_top_level_resources(),
+    ) as context:
+        return repository.get_schedule_def("weekly_benchmark").evaluate_tick(context)
 
 
 def look(repository, instance):
     """What the sensor answers now."""
-    context = dg.build_sensor_context(instance, repository_def=repository)
-    return repository.get_sensor_def("render_benchmark").evaluate_tick(context)
+    resources = repository.get_top_level_resources()
+    with dg.build_sensor_context(
+        instance, repository_def=repository, resources=resources
+    ) as context:
+        return repository.get_sensor_def("benchmark_training").evaluate_tick(context)
 
 
-def run(stage, status, day=SUNDAY):
-    tags = {TICK: day.date().isoformat(), STAGE: stage}
+def run(stage, status, day=SUNDAY, count=1, partition="tiny"):
+    tags = {TICK: day.date().isoformat(), STAGE: stage, COUNT: str(count)}
+    tags["dagster/partition"] = partition
     return dg.DagsterRun(job_name="some_job", status=status, tags=tags)
 
 
-def add(instance, stage, *statuses, day=SUNDAY):
+def add(instance, stage, *statuses, day=SUNDAY, count=None):
     for status in statuses:
-        instance.add_run(run(stage, status, day))
+        instance.add_run(run(stage, status, day, count or len(statuses)))
 
 
 def test_the_schedule_is_off_until_somebody_starts_it(repository):
@@ -81,15 +103,16 @@ def test_the_schedule_is_off_until_somebody_starts_it(repository):
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
-def test_a_tick_asks_for_every_trial_of_the_configured_datasets(repository, instance):
-    requests = tick(repository, instance).run_requests
-    assert [request.run_key for request in requests] == [
-        "2024-05-05/tiny/0",
-        "2024-05-05/tiny/1",
-        "2024-05-05/tiny/2",
-    ]
-    assert {request.partition_key for request in requests} == {"tiny|0", "tiny|1", "tiny|2"}
-    assert all(request.tags[TICK] == "2024-05-05" for request in requests)
+def test_a_tick_prepares_the_datasets_that_are_here_and_no_other(repository, instance):
+    (request,) = tick(repository, instance).run_requests
+    assert (request.run_key, request.partition_key) == ("2024-05-05/prepare/tiny", "tiny")
+
+
+def test_a_tick_of_an_empty_data_root_is_skipped_with_the_reason(tmp_path, instance):
+    empty = definitions(tiny_root(tmp_path)).get_repository_def()
+    skipped = tick(empty, instance)
+    assert not skipped.run_requests
+    assert "prepare_data" in skipped.skip_message
 
 
 def test_another_day_makes_other_run_keys(repository, instance):
@@ -97,19 +120,10 @@ def test_another_day_makes_other_run_keys(repository, instance):
     assert not {r.run_key for r in first} & {r.run_key for r in second}
 
 
-def test_a_tick_retrains_every_arm_of_the_benchmark(repository, instance, defs, data):
-    job = defs.resolve_job_def("train_benchmark")
-    config = tick(repository, instance).run_requests[0].run_config
-    dg.validate_run_config(job, config)
-    assert set(config["ops"]) == {node.name for node in job.nodes}
-    assert len(config["ops"]) == len(load_config(data).studies["benchmark"].models)
-    assert all(op == {"config": {"retrain": True}} for op in config["ops"].values())
-
-
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("status", [NOT_STARTED, STARTING, STARTED])
 def test_a_tick_is_skipped_while_the_last_ones_runs_go_on(repository, instance, stage, status):
-    add(instance, "train", SUCCESS, FAILURE)
+    add(instance, "prepare", SUCCESS, FAILURE)
     add(instance, stage, status)
     skipped = tick(repository, instance, LATER)
     assert not skipped.run_requests
@@ -119,71 +133,151 @@ def test_a_tick_is_skipped_while_the_last_ones_runs_go_on(repository, instance, 
 def test_runs_of_other_making_do_not_hold_a_tick_back(repository, instance):
     instance.add_run(dg.DagsterRun(job_name="by_hand", status=STARTED))
     add(instance, "train", SUCCESS, FAILURE, CANCELED)
-    assert len(tick(repository, instance, LATER).run_requests) == 3
+    assert len(tick(repository, instance, LATER).run_requests) == 1
 
 
-def test_nothing_is_rendered_before_any_tick(repository, instance):
+def test_nothing_is_trained_before_any_tick(repository, instance):
     assert not look(repository, instance).run_requests
 
 
-def test_nothing_is_rendered_while_a_trial_goes_on(repository, instance):
-    add(instance, "train", SUCCESS, SUCCESS, STARTED)
+def test_nothing_is_trained_while_a_dataset_is_being_prepared(repository, instance):
+    add(instance, "prepare", SUCCESS, STARTED)
     assert not look(repository, instance).run_requests
 
 
-def test_nothing_is_rendered_before_every_trial_was_asked_for(repository, instance):
-    add(instance, "train", SUCCESS, SUCCESS)
+def test_nothing_is_trained_before_every_dataset_was_asked_for(repository, instance):
+    add(instance, "prepare", SUCCESS, count=2)
     assert not look(repository, instance).run_requests
 
 
-def test_medians_are_asked_for_once_when_all_trials_ended_failed_ones_too(repository, instance):
-    add(instance, "train", SUCCESS, FAILURE, CANCELED)
-    (request,) = look(repository, instance).run_requests
-    assert request.job_name == "render_medians"
-    assert request.partition_key == "tiny"
-    assert request.tags[STAGE] == "medians"
-    add(instance, "medians", STARTED)
+def test_what_could_be_prepared_is_trained_anew_by_every_arm_of_the_benchmark(
+    repository, instance, defs, data
+):
+    instance.add_run(run("prepare", SUCCESS, count=2))
+    instance.add_run(run("prepare", FAILURE, count=2, partition="beauty"))
+    requests = look(repository, instance).run_requests
+    assert [r.run_key for r in requests] == [f"2024-05-05/train/tiny/{seed}" for seed in (0, 1, 2)]
+    job = defs.resolve_job_def("train_benchmark")
+    config = requests[0].run_config
+    dg.validate_run_config(job, config)
+    assert set(config["ops"]) == {node.name for node in job.nodes}
+    assert len(config["ops"]) == len(load_config(data).studies["benchmark"].arms)
+    assert all(op == {"config": {"retrain": True}} for op in config["ops"].values())
+
+
+def test_training_is_asked_for_once(repository, instance):
+    add(instance, "prepare", SUCCESS)
+    add(instance, "train", STARTED, count=3)
     assert not look(repository, instance).run_requests
 
 
-def test_tables_are_asked_for_once_after_the_medians(repository, instance):
-    add(instance, "train", SUCCESS, FAILURE, SUCCESS)
-    add(instance, "medians", SUCCESS)
-    (request,) = look(repository, instance).run_requests
-    assert request.job_name == "render_tables"
-    assert request.partition_key is None
-    add(instance, "tables", SUCCESS)
+def test_of_a_tick_whose_preparation_failed_nothing_is_trained_and_the_report_is_told(
+    repository, instance, data
+):
+    add(instance, "prepare", FAILURE)
     assert not look(repository, instance).run_requests
-
-
-def test_a_new_tick_is_rendered_anew_under_new_run_keys(repository, instance):
-    keys = []
-    for day in (SUNDAY, LATER):
-        add(instance, "train", SUCCESS, SUCCESS, SUCCESS, day=day)
-        (request,) = look(repository, instance).run_requests
-        keys.append(request.run_key)
-        add(instance, "medians", SUCCESS, day=day)
-        (request,) = look(repository, instance).run_requests
-        keys.append(request.run_key)
-        add(instance, "tables", SUCCESS, day=day)
-    assert len(set(keys)) == 4
+    told = read_tick(data)
+    assert (told["tick"], told["runs"]) == ("2024-05-05", 1)
+    assert told["failed"][0]["partition"] == "tiny"
 
 
 @pytest.mark.parametrize(
-    ("train", "medians", "tables", "due"),
+    ("statuses", "count", "ended"),
     [
-        ([], [], [], None),
-        ([SUCCESS] * 2, [], [], None),
-        ([SUCCESS, FAILURE, STARTED], [], [], None),
-        ([SUCCESS, FAILURE, CANCELED], [], [], "medians"),
-        ([SUCCESS] * 4, [], [], "medians"),  # one was started again by hand
-        ([SUCCESS] * 3, [STARTING], [], None),
-        ([SUCCESS] * 3, [FAILURE], [], "tables"),
-        ([SUCCESS] * 3, [SUCCESS], [STARTED], None),
-        ([SUCCESS] * 3, [SUCCESS], [FAILURE], None),
+        ([], 1, False),
+        ([SUCCESS], 2, False),
+        ([SUCCESS, STARTED], 2, False),
+        ([SUCCESS, FAILURE], 2, True),
+        ([SUCCESS, CANCELED, SUCCESS], 2, True),  # one was started again by hand
     ],
 )
-def test_the_stage_that_is_due(train, medians, tables, due):
-    statuses = dict(zip(STAGES, (train, medians, tables), strict=True))
-    runs = {stage: [run(stage, status) for status in those] for stage, those in statuses.items()}
-    assert due_stage(runs, EXPECTED) == due
+def test_when_a_stage_has_ended(statuses, count, ended):
+    assert has_ended([run("train", status, count=count) for status in statuses]) is ended
+
+
+def execute(defs, instance, job, request):
+    tags = request.tags | {"dagster/partition": request.partition_key}
+    return defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        partition_key=request.partition_key,
+        run_config=request.run_config,
+        tags=tags,
+        raise_on_error=False,
+    )
+
+
+def test_a_tick_runs_to_its_end_and_what_is_made_of_it_is_rendered(tmp_path, instance):
+    """Prepared, trained anew, told to the report; then results are asked for, tables last."""
+    root = tiny_root(tmp_path, epochs=1)
+    with (tmp_path / "studies.toml").open("a") as file:
+        file.write('models = ["fparec", "sasrec"]\nseeds = [0]\n')  # of [benchmark]
+    tiny = load_config(root).datasets["tiny"]
+    make_splits("tiny", tiny, fetch_raw("tiny", tiny, root), root)
+    defs = definitions(root)
+    repository = defs.get_repository_def()
+    evaluated = dg.evaluate_automation_conditions(defs, instance)
+    assert evaluated.total_requested == 0
+    (prepare,) = tick(repository, instance).run_requests
+    assert execute(defs, instance, "prepare_data", prepare).success
+    (train,) = look(repository, instance).run_requests
+    assert execute(defs, instance, "train_benchmark", train).success
+    assert not look(repository, instance).run_requests
+    assert read_tick(root) == {"tick": "2024-05-05", "runs": 2, "failed": []}
+    for model in ("fparec", "sasrec"):
+        assert read_record(root.trial("tiny", model, 0))
+    wanted = set()
+    for _ in range(4):  # what Dagster's daemon does every half minute
+        evaluated = dg.evaluate_automation_conditions(defs, instance, cursor=evaluated.cursor)
+        found = {
+            (key.to_user_string(), partition)
+            for result in evaluated.results
+            for key in [result.key]
+            for partition in evaluated.get_requested_partitions(key)
+        }
+        wanted |= found
+        for partition in dict.fromkeys(partition for _, partition in found):
+            names = [name for name, of in found if of == partition]
+            dg.materialize(
+                defs.assets,
+                selection=[dg.AssetKey(name.split("/")) for name in names],
+                instance=instance,
+                partition_key=partition,
+                resources=defs.resources,
+            )
+    by_dataset = {("trials", "tiny"), ("medians", "tiny"), ("leaderboard", "tiny")}
+    assert wanted >= by_dataset | {("benchmark", None), ("report", None)}
+    assert {partition for _, partition in wanted} == {"tiny", None}
+
+
+@pytest.fixture
+def hook():
+    """A web hook that keeps what it was sent."""
+    received = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", received
+    server.shutdown()
+
+
+def test_a_failure_is_sent_to_the_web_hook(hook):
+    address, received = hook
+    tell(address, run("train", FAILURE, partition="tiny|0"), "the disk is full")
+    (sent,) = received
+    assert sent["text"] == "some_job tiny|0 failed: the disk is full"
+    assert sent["partition"] == "tiny|0"
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "no address"])
+def test_a_web_hook_that_cannot_be_reached_is_a_warning(address, caplog):
+    tell(address, run("train", FAILURE), "the disk is full")
+    assert "sent" in caplog.text

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from data_roots import tiny_root
 
-from fparec_pipeline.config import load_config
-from fparec_pipeline.definitions import build_defs
+from fparec_pipeline.config import TrialId, load_config
+from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.training import places, study_keys, study_partition_keys
 
 CHECKOUT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def defs(data):
-    return build_defs(data)
+    return build_defs(load_config(data))
 
 
 def asset(defs, *path):
@@ -71,7 +71,9 @@ def test_a_trial_is_one_partition_of_its_arms_asset(defs):
         assert dimensions["seed"].get_partition_keys() == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("name", ["raw", "splits", "references", "medians", "leaderboard"])
+@pytest.mark.parametrize(
+    "name", ["raw", "splits", "references", "trials", "medians", "leaderboard"]
+)
 def test_the_other_steps_are_by_dataset(defs, data, name):
     partitions = asset(defs, name).partitions_def
     assert partitions.get_partition_keys() == list(load_config(data).datasets)
@@ -84,9 +86,9 @@ def test_a_table_has_no_partitions(defs):
 def test_every_asset_says_what_it_is(defs, data):
     specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
     config = load_config(data)
-    arms = set(config.models) - set(config.variants)
+    arms = set(config.arms) - set(config.variants)
     studies = set(config.variants.values())
-    others = {"raw", "splits", "references", "medians", "leaderboard"}
+    others = {"raw", "splits", "references", "trials", "medians", "leaderboard"}
     results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", "report", *config.studies}
     assert {key.to_user_string() for key in specs} == others | results | {
         f"trained/{name}" for name in arms | studies
@@ -103,10 +105,10 @@ def test_training_waits_in_the_pool(defs):
     assert asset(defs, "trained", "fparec").op.pool == "training"
 
 
-def test_medians_depend_on_every_arm_and_the_references(defs, data):
-    parents = defs.resolve_asset_graph().get(dg.AssetKey("medians")).parent_keys
+def test_trials_depend_on_every_arm_and_the_references(defs, data):
+    parents = defs.resolve_asset_graph().get(dg.AssetKey("trials")).parent_keys
     config = load_config(data)
-    arms = set(config.models) - set(config.variants)
+    arms = set(config.arms) - set(config.variants)
     trained = {dg.AssetKey(["trained", model]) for model in arms}
     studies = {dg.AssetKey(["trained", name]) for name in VARYING}
     assert parents == trained | studies | {dg.AssetKey("references")}
@@ -122,7 +124,7 @@ def test_a_study_with_variants_is_one_asset_by_dataset_and_arm_with_seed(defs, d
     assert set(dimensions) == {"dataset", "trial"}
     config = load_config(data)
     assert dimensions["trial"].get_partition_keys() == [
-        f"{arm}·{seed}" for arm in config.studies[study].models for seed in (0, 1, 2)
+        f"{arm}·{seed}" for arm in config.studies[study].arms for seed in (0, 1, 2)
     ]
     job = defs.resolve_job_def(f"train_{study}").asset_layer
     assert job.executable_asset_keys == {dg.AssetKey(["trained", study])}
@@ -138,7 +140,7 @@ def test_a_studys_partitions_are_those_of_its_assets(defs, data, study):
 
 def test_a_trial_is_shown_in_every_study_that_has_its_arm(data):
     """n = 500, k = 40 and two blocks stand in three studies; the first of them trains it."""
-    shown = places(load_config(data), "ml-1m", "fparec_k40", 1)
+    shown = places(load_config(data), TrialId("ml-1m", "fparec_k40", 1))
     assert [(key.path[-1], str(partition)) for key, partition in shown] == [
         ("table_5", "ml-1m|fparec_k40·1"),
         ("table_6", "ml-1m|fparec_blocks2·1"),
@@ -148,9 +150,9 @@ def test_a_trial_is_shown_in_every_study_that_has_its_arm(data):
 
 def test_what_the_configuration_does_not_know_is_shown_nowhere(data):
     config = load_config(data)
-    assert places(config, "no_dataset", "fparec", 0) == []
-    assert places(config, "beauty", "no_arm", 0) == []
-    assert places(config, "beauty", "fparec", 99) == []
+    assert places(config, TrialId("no_dataset", "fparec", 0)) == []
+    assert places(config, TrialId("beauty", "no_arm", 0)) == []
+    assert places(config, TrialId("beauty", "fparec", 99)) == []
 
 
 def test_the_report_is_rendered_with_the_tables(defs, data):

@@ -12,8 +12,9 @@ from data_roots import tiny_root
 from processes import wait_until
 from servers import served
 
-from fparec_pipeline.materialize import instance, materialize, prepare_dagster_home
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.context import open_context, prepare_dagster_home
+from fparec_pipeline.running.here import materialize
 from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.training.record import LOCK, is_locked, read_attempt
 
@@ -115,8 +116,8 @@ def test_a_cancelled_run_ends_and_the_next_one_has_its_lock_and_its_slot(tmp_pat
     folder = data.trial("tiny", "fparec", 0)
     one_at_a_time(data)
     Tracker(None, data).initialise()
-    with instance(data) as on:
-        assert materialize(["raw", "splits"], data, on, partition="tiny") is None
+    with open_context(data) as context:
+        assert materialize(["raw", "splits"], context, partition="tiny") is None
     with served(data.root) as pages:
         dagster = Dagster(pages.dagster)
         first = dagster.train()
@@ -158,9 +159,9 @@ def test_a_run_that_is_cancelled_while_it_tells_mlflow_tells_it_all_first(
         return told[-1]
 
     monkeypatch.setattr(Tracker, "sync_trial", cancelled)
-    with instance(data) as on:
-        assert materialize(["raw", "splits"], data, on, partition="tiny") is None
-        error = materialize(["trained/fparec"], data, on, partition="tiny|0", device="cpu")
+    with open_context(data) as context:
+        assert materialize(["raw", "splits"], context, partition="tiny") is None
+        error = materialize(["trained/fparec"], context, partition="tiny|0", device="cpu")
     assert DagsterExecutionInterruptedError.__name__ in str(error)
     assert len(told) == 1 and told[0] is not None
     assert mlflow_statuses(data) == ["KILLED"]

@@ -34,7 +34,7 @@ def test_a_diverging_trial_is_one_line_and_the_others_go_on(tmp_path, harm):
     assert "Traceback" not in result.stdout + result.stderr, result.stderr
     for seed in (0, 1):
         harm()
-        assert f"failed tiny broken seed {seed}: " in result.stdout
+        assert f"failed tiny/broken/seed={seed}: " in result.stdout
         assert f"tiny/broken/seed={seed}, epoch 1: the loss is nan" in result.stdout
         assert read_record(data.trial("tiny", "broken", seed)) is None
         assert read_record(data.trial("tiny", "fparec", seed)).epochs == 3

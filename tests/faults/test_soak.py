@@ -19,8 +19,8 @@ from servers import MAIN
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.splits import read_splits
 from fparec_pipeline.defs.automation import in_progress
-from fparec_pipeline.materialize import instance
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.context import open_instance
 from fparec_pipeline.tracking import default_uri
 from fparec_pipeline.training.record import RECORD, is_locked, trial_folders
 from fparec_pipeline.training.trial import run_trial
@@ -103,10 +103,10 @@ def test_200_trials_under_random_kills_are_200_results(tmp_path, harm):
     trials = load_config(data).trials(["tiny"], ["fparec", "sasrec"], SEEDS)
     for trial in trials:
         run_trial(trial, splits, alone, device="cpu")
-        names = trial.dataset, trial.model, trial.seed
+        names = trial.id
         assert outcome(data.trial(*names)) == outcome(alone.trial(*names))
-    assert told_by_mlflow(data) == Counter((t.model, str(t.seed), "FINISHED") for t in trials)
-    with instance(data) as on:
+    assert told_by_mlflow(data) == Counter((t.arm, str(t.seed), "FINISHED") for t in trials)
+    with open_instance(data) as on:
         assert on.get_runs(dg.RunsFilter(statuses=in_progress())) == []
         for model in ("fparec", "sasrec"):
             shown = on.get_materialized_partitions(dg.AssetKey(["trained", model]))

@@ -87,13 +87,13 @@ def test_on_ml_1m_the_figures_show_the_papers_windows(tmp_path):
     for name, models in (("figure_1", ["sasrec"]), ("figure_3", ["parec", "fparec"])):
         shown = [trial for _, trial in trials_of(name, "ml-1m", config)]
         assert [t.hyperparameters.n for t in shown] == [50, 200] * len(models)
-        assert [t.model for t in shown] == [m for arm in models for m in (f"{arm}_short", arm)]
+        assert [t.arm for t in shown] == [m for arm in models for m in (f"{arm}_short", arm)]
         assert {t.seed for t in shown} == {0}
 
 
 def test_elsewhere_they_show_the_datasets_own(config):
     ((_, trial),) = trials_of("figure_1", "beauty", config)
-    assert (trial.model, trial.hyperparameters.n) == ("sasrec", 6)
+    assert (trial.arm, trial.hyperparameters.n) == ("sasrec", 6)
 
 
 def test_figures_are_drawn_and_written_as_png_and_svg(data, config):

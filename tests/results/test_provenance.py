@@ -10,10 +10,10 @@ from data_roots import tiny_root
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
-from fparec_pipeline.results.frame import trial_status, trials_frame
-from fparec_pipeline.results.medians import leaderboard
+from fparec_pipeline.results import leaderboard
 from fparec_pipeline.results.report import build_report
-from fparec_pipeline.results.studies import render
+from fparec_pipeline.results.tables import render
+from fparec_pipeline.results.trials import trial_status, trials_frame
 from fparec_pipeline.training.record import read_record
 from fparec_pipeline.training.trial import run_trial
 
@@ -64,12 +64,18 @@ class Cells(html.parser.HTMLParser):
             self.rows[self.section][-1][-1] += text
 
 
+def html_of(data):
+    config = load_config(data)
+    return build_report(trials_frame(data, config), data, config, {})
+
+
 def report(data):
-    return Cells(build_report(data, load_config(data), {})).rows
+    return Cells(html_of(data)).rows
 
 
 def median_in_the_table(data):
-    _, rows = render("table_3", load_config(data), data)
+    config = load_config(data)
+    _, rows = render("table_3", trials_frame(data, config), config, data)
     (row,) = (
         r for r in rows if (r["dataset"], r["model"], r["metric"]) == ("tiny", "fparec", METRIC)
     )
@@ -112,16 +118,16 @@ def test_what_was_trained_before_a_change_is_called_stale_and_mixed_into_nothing
     change(data)
     config = load_config(data)
     trial = config.trial("tiny", "fparec", 0)
-    assert trial_status(data.trial("tiny", "fparec", 0), trial, data) == "stale"
+    assert trial_status(trial, data) == "stale"
     assert median_in_the_table(data) == (None, "stale: seed 0, 1, 2")
-    assert leaderboard(trials_frame(data, config), "tiny") == []
+    assert leaderboard("tiny", data=data).is_empty()
     heads, *rows = report(data)["trials"]
     assert [row[heads.index("stale")] for row in rows] == ["stale"] * 3
-    assert "stale: seed 0, 1, 2" in build_report(data, config, {})
+    assert "stale: seed 0, 1, 2" in html_of(data)
 
     (new,) = train(data, 1)
     assert median_in_the_table(data) == (None, "stale: seed 0, 2")
-    (row,) = leaderboard(trials_frame(data, config), "tiny")
+    (row,) = leaderboard("tiny", data=data).to_dicts()
     assert (row["seeds"], row[METRIC]) == ([1], new.metrics[METRIC])
 
     values = [record.metrics[METRIC] for record in train(data, *SEEDS)]

@@ -1,6 +1,7 @@
 """Published results: out and in again, and what is refused."""
 
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -10,8 +11,8 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import METRICS, trials_frame
 from fparec_pipeline.results.published import export_results, import_results
+from fparec_pipeline.results.trials import METRICS, trials_frame
 from fparec_pipeline.training.record import PublishedError, read_record
 from fparec_pipeline.training.trial import run_reference, run_trial
 
@@ -71,6 +72,21 @@ def test_results_are_computed_from_imported_trials_as_from_ones_own(origin, publ
     assert frames[0].select(METRICS).equals(frames[1].select(METRICS))
     assert frames[1]["published"].all()
     assert not frames[1]["stale"].any()
+
+
+def test_a_metric_newer_than_the_publication_is_computed_from_its_ranks(
+    origin, published, elsewhere, tmp_path
+):
+    older = tmp_path / "older"
+    shutil.copytree(published, older)
+    trials = pl.read_parquet(older / "trials.parquet")
+    trials.drop("test/mrr", "valid/hr_at_5").write_parquet(older / "trials.parquet")
+    import_results(older, elsewhere)
+    for name in ("fparec/seed=1", "popularity/seed=0"):
+        found, expected = (
+            read_record(root.trials / "tiny" / name).metrics for root in (elsewhere, origin)
+        )
+        assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_command_that_remakes_a_trial_stands_in_its_row(published):

@@ -8,6 +8,7 @@ from trial_folders import make_attempt, write_finished, write_splits
 from fparec_pipeline.config import load_config
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
+from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.training.record import RANKS
 
 ARMS = ("sasrec", "linear_attention", "token_mixing", "parec", "fparec")
@@ -33,7 +34,7 @@ def finish(data, arms, seeds=(0, 1, 2)):
 
 
 def html_of(data, links=None):
-    return build_report(data, load_config(data), links or {})
+    return build_report(trials_frame(data, load_config(data)), data, load_config(data), links or {})
 
 
 def test_of_nothing_it_says_that_nothing_was_run(data):
@@ -149,6 +150,6 @@ def test_each_trial_says_how_it_was_made(data):
 
 def test_it_is_written_to_the_results_and_equal_trials_give_equal_bytes(data):
     finish(data, ARMS)
-    first = write_report(data, load_config(data), {})
+    first = write_report(trials_frame(data, load_config(data)), data, load_config(data), {})
     assert path_of(data).read_text(encoding="utf-8") == first
     assert html_of(data) == first

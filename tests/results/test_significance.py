@@ -14,8 +14,8 @@ from fparec_pipeline.results.significance import (
     compare,
     holm,
     paired_p,
-    per_user,
 )
+from fparec_pipeline.training.metrics import per_target
 
 
 def hits(seeds, users, share, seed=0):
@@ -24,28 +24,28 @@ def hits(seeds, users, share, seed=0):
 
 def test_per_user_metrics_by_hand():
     ranks = np.array([1, 3, 10, 11])
-    assert per_user(ranks, "test/hr_at_10").tolist() == [1, 1, 1, 0]
-    assert per_user(ranks, "ndcg_at_10").tolist() == [1, 0.5, 1 / math.log2(11), 0]
-    assert per_user(ranks, "test/mrr").tolist() == [1, 1 / 3, 1 / 10, 1 / 11]
+    assert per_target(ranks, "test/hr_at_10").tolist() == [1, 1, 1, 0]
+    assert per_target(ranks, "ndcg_at_10").tolist() == [1, 0.5, 1 / math.log2(11), 0]
+    assert per_target(ranks, "test/mrr").tolist() == [1, 1 / 3, 1 / 10, 1 / 11]
     with pytest.raises(ValueError, match="auc"):
-        per_user(ranks, "test/auc")
+        per_target(ranks, "test/auc")
 
 
 @pytest.mark.parametrize("width", [np.uint8, np.uint16, np.uint32, np.int64])
 @pytest.mark.parametrize("metric", ["hr_at_10", "ndcg_at_10", "mrr"])
 def test_the_width_of_published_ranks_changes_no_bit(width, metric):
     ranks = np.arange(1, 101)
-    values = per_user(ranks.astype(width), metric)
+    values = per_target(ranks.astype(width), metric)
     assert values.dtype == np.float64
-    assert (values == per_user(ranks, metric)).all()
+    assert (values == per_target(ranks, metric)).all()
 
 
 def test_a_p_far_below_single_precision_is_no_zero():
     """Narrow ranks, as published, had single precision, in which such a p is nothing."""
     ranks = np.random.default_rng(0).integers(1, 40, 5_000)
     values = {
-        "good": per_user(ranks.astype(np.uint16), "ndcg_at_10")[None],
-        "bad": per_user((ranks + 5).astype(np.uint16), "ndcg_at_10")[None],
+        "good": per_target(ranks.astype(np.uint16), "ndcg_at_10")[None],
+        "bad": per_target((ranks + 5).astype(np.uint16), "ndcg_at_10")[None],
     }
     gains = [[1 / math.log2(1 + rank) * (rank <= 10) for rank in r] for r in (ranks, ranks + 5)]
     expected = stats.ttest_rel(*gains).pvalue
@@ -56,7 +56,7 @@ def test_a_p_far_below_single_precision_is_no_zero():
 @pytest.mark.parametrize("metric", ["hr_at_10", "ndcg_at_10", "mrr"])
 def test_the_interval_is_that_of_a_naive_bootstrap(metric):
     ranks = np.random.default_rng(1).integers(1, 40, (3, 150))
-    values = per_user(ranks, metric)
+    values = per_target(ranks, metric)
     draw = np.random.default_rng(2)
     medians = []
     for _ in range(4000):
@@ -145,5 +145,5 @@ def test_the_papers_claims_are_true_of_what_it_printed():
             assert dataset in study.datasets
             printed = PACKAGED.paper[claim.study][dataset]
             for better, worse in claim.pairs:
-                assert better in study.models and worse in study.models
+                assert better in study.arms and worse in study.arms
                 assert printed[better][name] >= printed[worse][name], (claim.text, dataset)

@@ -14,9 +14,9 @@ from fparec_pipeline.training.evaluation import (
     EvaluationSet,
     NonFiniteScores,
     count_ranks,
-    metrics_from_ranks,
     rank_targets,
 )
+from fparec_pipeline.training.metrics import metrics_from_ranks
 
 CUTOFFS = (1, 5, 10, 20, 50)
 

@@ -42,7 +42,7 @@ def seeds_of(model="fparec", **changes):
 
 
 def folder_of(trial, data):
-    return data.trial(trial.dataset, trial.model, trial.seed)
+    return trial.id.folder(data)
 
 
 @pytest.mark.parametrize("block", [4096, 1 << 30])
@@ -83,7 +83,7 @@ def test_a_step_holds_every_seeds_own_batch():
                 assert not found[place, :, b:].any()
 
 
-STACKABLE = sorted(m for m in PACKAGED.models if is_stackable(tiny_trial(m).hyperparameters))
+STACKABLE = sorted(m for m in PACKAGED.arms if is_stackable(tiny_trial(m).hyperparameters))
 
 
 @pytest.mark.parametrize("model", STACKABLE)

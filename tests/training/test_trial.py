@@ -62,7 +62,7 @@ GOLDEN_LOSSES = {
 }
 
 
-ARMS = sorted(set(PACKAGED.models) - set(PACKAGED.variants))
+ARMS = sorted(set(PACKAGED.arms) - set(PACKAGED.variants))
 
 
 class Watch(Silent):
@@ -95,7 +95,7 @@ def data(tmp_path):
 
 
 def folder_of(trial, data):
-    return data.trial(trial.dataset, trial.model, trial.seed)
+    return trial.id.folder(data)
 
 
 def run(trial, splits, data, **options):
@@ -165,8 +165,8 @@ def test_training_computes_what_it_computed_before(model, data):
     loss = history(folder_of(trial, data))["loss"][-1]
     assert loss == pytest.approx(GOLDEN_LOSSES[model], rel=1e-4), (
         f"{model}'s loss is now {loss:.6f}. If training is meant to compute something else, raise "
-        "TRAINING_VERSION in config.py, so that no old trial passes for a new one, and then put "
-        "the new loss here."
+        "TRAINING_VERSION in config/fingerprints.py, so that no old trial passes for a new one, "
+        "and then put the new loss here."
     )
 
 

@@ -18,7 +18,7 @@ from fparec_pipeline.training.evaluation import EvaluationSet, network_scorer
 from fparec_pipeline.training.record import CHECKPOINT, WEIGHTS
 from fparec_pipeline.training.trial import Silent, run_trial
 
-ARMS = sorted(set(PACKAGED.models) - set(PACKAGED.variants))
+ARMS = sorted(set(PACKAGED.arms) - set(PACKAGED.variants))
 
 
 # Leakage

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from fparec_pipeline.materialize import prepare_dagster_home
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.context import prepare_dagster_home
 from fparec_pipeline.tracking import PAGE, Tracker
 
 HOST = "127.0.0.1"

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from trial_folders import make_history
 
-from fparec_pipeline.results.figures import (
+from fparec_pipeline.results.plots import (
     Panel,
     heatmaps,
     learning_curve,

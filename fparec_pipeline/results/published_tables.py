@@ -1,23 +1,21 @@
-"""Prints the tables of results.md that speak of published trials; run it from the checkout.
+"""The tables of docs/results.md; `fparec results tables` prints them.
 
 Three kinds, for each dataset and its models that have all seeds, FPARec among them: seeds, medians,
 intervals and paired tests; validation by epoch; and what the medians would be had 10,000 users been
 drawn, as the paper did.
 """
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import REFERENCES, Config, load_config
-from fparec_pipeline.paths import PUBLISHED, DataRoot
-from fparec_pipeline.results.frame import trials_frame
-from fparec_pipeline.results.published import import_results
-from fparec_pipeline.results.significance import UserRanks, compare, per_user
-from fparec_pipeline.results.tables import COLUMNS, markdown_table
+from fparec_pipeline.config import REFERENCES, Config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
+from fparec_pipeline.results.study_table import COLUMNS, DASH, markdown_table
+from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY
 
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
@@ -25,27 +23,19 @@ DRAWS, DRAWN_USERS = 2000, 10_000
 HERO = "fparec"
 
 
-def main() -> None:
-    """Import what is published into a folder of its own, and print all tables."""
-    with tempfile.TemporaryDirectory() as folder:
-        data = DataRoot(Path(folder))
-        import_results(PUBLISHED, data)
-        print("\n\n".join(tables(data)))
-
-
-def tables(data: DataRoot) -> Iterator[str]:
-    """Every table of results.md that speaks of published trials, as markdown.
+def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
+    """Every table of docs/results.md that is about published trials, as markdown.
 
     Args:
         data: where `import_results` has put them.
+        config: says which models and seeds Table 3 has.
     """
-    config = load_config(data)
     study, users = config.studies["table_3"], UserRanks(config, data)
-    finished = trials_frame(data, config).filter(pl.col("attempt").is_not_null())
+    finished = trials_frame(data, config)
     counts = finished.group_by("dataset", "model").len()
     complete = set(counts.filter(pl.col("len") == len(study.seeds)).drop("len").iter_rows())
     for dataset in study.datasets:
-        models = [model for model in study.models if (dataset, model) in complete]
+        models = [model for model in study.arms if (dataset, model) in complete]
         if HERO not in models:
             continue
         title = config.datasets[dataset].title or dataset
@@ -63,13 +53,14 @@ def tests(
     """A row a model: its seeds, median, interval, and FPARec's paired test against it."""
     part = metric.partition("/")[0]
     arms = [arm for arm in seeds if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
-    values = {arm: per_user(users.read(dataset, arm, seeds[arm])[part], metric) for arm in arms}
-    found = compare(values, [(HERO, arm) for arm in arms if arm != HERO])
+    ranks = {arm: found for arm in arms if (found := users.read(dataset, arm, seeds[arm]))}
+    values = {arm: per_target(found[part], metric) for arm, found in ranks.items()}
+    tested = compare(values, [(HERO, arm) for arm in arms if arm != HERO])
     lines = []
-    for arm in arms:
-        of_seeds = values[arm].mean(axis=1)
-        low, high = users.interval(dataset, arm, seeds[arm], metric)
-        test = found.get((HERO, arm))
+    for arm, by_user in values.items():
+        of_seeds = by_user.mean(axis=1)
+        low, high = bootstrap_interval(by_user)
+        test = tested.get((HERO, arm))
         p = "" if test is None else f"{test.p_holm:.2g}" if test.p_holm else "below 1e-300"
         lines.append(
             [
@@ -114,7 +105,10 @@ def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users
     generator = np.random.default_rng(0)
     lines = []
     for arm in (arm for arm in seeds if arm not in REFERENCES):
-        hits = per_user(users.read(dataset, arm, seeds[arm])["test"], "hr_at_10")
+        ranks = users.read(dataset, arm, seeds[arm])
+        if ranks is None:
+            continue
+        hits = per_target(ranks["test"], "hr_at_10")
         # Of a drawn set only its number of hits counts: hypergeometric.
         total, count = hits.shape[1], hits.sum(axis=1).astype(int)
         samples = generator.hypergeometric(
@@ -122,18 +116,14 @@ def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users
         )
         medians = np.median(samples, axis=1) / min(DRAWN_USERS, total)
         low, high = np.quantile(medians, (0.025, 0.975))
-        printed = config.paper["table_3"][dataset][arm]["hr_at_10"]
+        printed = config.paper["table_3"].get(dataset, {}).get(arm, {}).get("hr_at_10")
         lines.append(
             [
                 config.titles[arm],
                 f"{low:.4f} to {high:.4f}",
                 f"{medians.min():.4f} to {medians.max():.4f}",
-                f"{printed:.4f}",
+                DASH if printed is None else f"{printed:.4f}",
             ]
         )
     header = ["model", "95 % of draws", "all draws", "paper"]
     return markdown_table(header, lines, text_columns=1)
-
-
-if __name__ == "__main__":
-    main()

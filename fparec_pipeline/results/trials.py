@@ -1,5 +1,9 @@
-"""All finished trials as one table, read from their folders: the ground of every result."""
+"""All finished trials as one frame: read from their folders once, and what every result is made of.
 
+How a trial stands today (done, stale, interrupted) belongs here too; medians do not.
+"""
+
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from fparec_pipeline.config import (
 )
 from fparec_pipeline.datasets.splits import statistics_on_disk
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.metrics import NAMES
 from fparec_pipeline.training.record import (
     RECORD,
     Attempt,
@@ -26,19 +31,12 @@ from fparec_pipeline.training.record import (
     read_attempt,
     read_record,
     trial_folders,
+    write_parquet,
 )
 
 logger = logging.getLogger(__name__)
 
-# "test_unseen" ranks the target among the items that the history does not hold.
-METRICS = [
-    f"{part}/{metric}"
-    for part in ("valid", "valid_unseen", "test", "test_unseen")
-    for metric in (
-        *(f"{name}_at_{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 20, 50)),
-        "mrr",
-    )
-]
+METRICS = NAMES  # one column each
 
 SCHEMA: dict[str, Any] = {
     "dataset": pl.String,
@@ -57,12 +55,24 @@ SCHEMA: dict[str, Any] = {
     "seconds": pl.Float64,
     "targets_per_second": pl.Float64,
     "device": pl.String,
+    "hardware": pl.String,
+    "commit": pl.String,
     "finished": pl.String,
+    "hyperparameters": pl.String,  # JSON
 } | dict.fromkeys(METRICS, pl.Float64)
 
 
-def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
+class TrialsMissing(RuntimeError):
+    """The frame of a dataset's trials has not been written yet."""
+
+
+def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> pl.DataFrame:
     """One row per finished trial, one column per entry of SCHEMA (METRICS among them).
+
+    Args:
+        data: whose trial folders are read.
+        config: decides what is stale.
+        dataset: only this one's; None: all.
 
     A folder whose `trial.json` cannot be read is left out, with a warning: the tables then show a
     gap. Files beside `trial.json` are not read.
@@ -70,6 +80,8 @@ def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
     hashes: dict[str, str | None] = {}
     rows = []
     for folder in trial_folders(data):
+        if dataset is not None and folder.parts[-3] != dataset:
+            continue
         record = _readable_record(folder)
         if record:
             if record.dataset not in hashes:
@@ -85,15 +97,48 @@ def trials_frame(data: DataRoot, config: Config) -> pl.DataFrame:
     )
 
 
+def trials_path(data: DataRoot, dataset: str) -> Path:
+    """Where the frame of a dataset's trials lies: the asset `trials` writes it."""
+    return data.results / "trials" / f"{dataset}.parquet"
+
+
+def write_trials(data: DataRoot, config: Config, dataset: str) -> pl.DataFrame:
+    """Write the frame of a dataset's trials to `trials_path`, and return it."""
+    frame = trials_frame(data, config, dataset)
+    write_parquet(trials_path(data, dataset), frame)
+    return frame
+
+
+def read_trials(data: DataRoot, dataset: str | None = None) -> pl.DataFrame:
+    """What `write_trials` has written, of one dataset or of all.
+
+    A column that a file lacks (a metric that was added later) is null.
+
+    Raises:
+        TrialsMissing: a dataset is named for which nothing was written.
+    """
+    if dataset is not None and not trials_path(data, dataset).exists():
+        raise TrialsMissing(
+            f"{trials_path(data, dataset)} is not there: `fparec sync` writes it from the folders "
+            "of the finished trials."
+        )
+    paths = sorted(trials_path(data, "any").parent.glob(f"{dataset or '*'}.parquet"))
+    if not paths:
+        return pl.DataFrame(schema=SCHEMA)
+    return pl.scan_parquet(
+        paths, schema=SCHEMA, missing_columns="insert", extra_columns="ignore"
+    ).collect()
+
+
 def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.DataFrame:
     """The trials of a study, each under every name that the study has for its arm, and references.
 
     An arm that comes to the hyper-parameters of an earlier one is trained under that one's name.
     """
     names = [
-        (dataset, arm, config.trial(dataset, arm, 0).model)
+        (dataset, arm, config.trained_as(dataset, arm))
         for dataset in study.datasets
-        for arm in study.models
+        for arm in study.arms
     ]
     aliases = pl.DataFrame(names, schema=["dataset", "arm", "model"], orient="row")
     own = trials.join(aliases, on=["dataset", "model"]).with_columns(model=pl.col("arm"))
@@ -121,14 +166,14 @@ def is_stale(attempt: Attempt, config: Config, data_hash: str | None) -> bool:
             leaves the data out of the comparison.
     """
     hash_today = data_hash or attempt.data_hash
-    dataset, model = attempt.dataset, attempt.model
+    dataset, arm = attempt.dataset, attempt.arm
     try:
         if attempt.trained:
-            today = config.trial(dataset, model, attempt.seed).fingerprint(hash_today)
+            today = config.trial(*attempt.id).fingerprint(hash_today)
         else:
             known(dataset, config.datasets, "dataset")
-            known(model, REFERENCES, "reference")
-            today = reference_fingerprint(dataset, model, hash_today)
+            known(arm, REFERENCES, "reference")
+            today = reference_fingerprint(dataset, arm, hash_today)
     except ConfigError:
         return True
     return today != attempt.fingerprint
@@ -144,11 +189,13 @@ def _readable_record(folder: Path) -> TrialRecord | None:
 
 def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     values = record.model_dump() | {"stale": stale} | record.metrics
+    values["hyperparameters"] = json.dumps(record.hyperparameters)
     return {name: values.get(name) for name in SCHEMA}
 
 
-def trial_status(folder: Path, trial: Trial, data: DataRoot) -> str:
+def trial_status(trial: Trial, data: DataRoot) -> str:
     """ "done", "stale", "running", "interrupted" or "missing": how a trial stands today."""
+    folder = trial.id.folder(data)
     attempt = read_attempt(folder)
     if attempt is None:
         return "missing"

@@ -31,8 +31,8 @@ from filelock import FileLock
 from fparec_pipeline.config import REFERENCES, Config, Study, load_config, masked
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.figures import learning_curve
-from fparec_pipeline.results.frame import data_hash, is_stale
+from fparec_pipeline.results.plots import learning_curve
+from fparec_pipeline.results.trials import data_hash, is_stale
 from fparec_pipeline.training.record import (
     HISTORY,
     RANKS,
@@ -308,7 +308,8 @@ class Tracker:
             "device",
         )
         return (
-            {key: str(getattr(attempt, key)) for key in IDENTITY + names}
+            {key: str(value) for key, value in zip(IDENTITY, attempt.id, strict=True)}
+            | {key: str(getattr(attempt, key)) for key in names}
             | {"trained": _word(attempt.trained), "stale": _word(stale)}
             | {"published": _word(attempt.published)}
             | {f"study.{name}": "true" for name in _studies(self._config, attempt)}
@@ -401,14 +402,14 @@ def _studies(config: Config, attempt: Attempt) -> list[str]:
         name
         for name, study in config.studies.items()
         if attempt.dataset in study.datasets
-        and (attempt.model in REFERENCES or _is_of(config, study, attempt))
+        and (attempt.arm in REFERENCES or _is_of(config, study, attempt))
     ]
 
 
 def _is_of(config: Config, study: Study, attempt: Attempt) -> bool:
     """Whether the trial is one of the study's, perhaps under another arm's name."""
-    arms = (config.trial(attempt.dataset, arm, attempt.seed).model for arm in study.models)
-    return attempt.seed in study.seeds and attempt.model in arms
+    arms = (config.trained_as(attempt.dataset, arm) for arm in study.arms)
+    return attempt.seed in study.seeds and attempt.arm in arms
 
 
 def _retag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:

@@ -1,11 +1,19 @@
 import logging
 
 import pytest
+from polars.testing import assert_frame_equal
 from trial_folders import make_attempt, write_finished, write_splits, write_unfinished
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.frame import METRICS, data_hash, trials_frame
+from fparec_pipeline.results.trials import (
+    METRICS,
+    data_hash,
+    read_trials,
+    trials_frame,
+    trials_path,
+    write_trials,
+)
 
 
 @pytest.fixture
@@ -56,7 +64,7 @@ def test_another_configuration_makes_stale(data, config):
 
 def test_an_arm_that_is_configured_no_more_is_stale(data, config):
     attempt = make_attempt(config, "beauty", "fparec", 0)
-    write_finished(data, attempt.model_copy(update={"model": "fparec_old"}))
+    write_finished(data, attempt.model_copy(update={"arm": "fparec_old"}))
     assert only_row(data, config)["stale"]
 
 
@@ -81,3 +89,21 @@ def test_an_unreadable_record_is_left_out_with_a_warning(data, config, caplog):
     with caplog.at_level(logging.WARNING):
         assert trials_frame(data, config).height == 0
     assert str(folder / "trial.json") in caplog.text
+
+
+def test_what_is_written_by_dataset_is_read_as_one_frame(data, config):
+    assert read_trials(data).is_empty()
+    for dataset in ("beauty", "toys"):
+        for model in ("fparec", "popularity"):
+            write_finished(data, make_attempt(config, dataset, model, 0), {"test/mrr": 0.02})
+        write_trials(data, config, dataset)
+    expected = trials_frame(data, config).sort("dataset", "model")
+    assert_frame_equal(read_trials(data).sort("dataset", "model"), expected)
+
+
+def test_a_file_of_before_a_metric_was_added_has_null_there(data, config):
+    write_finished(data, make_attempt(config, "beauty", "fparec", 0))
+    write_trials(data, config, "beauty").drop("test/mrr").write_parquet(trials_path(data, "beauty"))
+    (row,) = read_trials(data).to_dicts()
+    assert row["test/mrr"] is None
+    assert row["test/hr_at_10"] == 0.5

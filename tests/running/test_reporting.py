@@ -5,8 +5,8 @@ import pytest
 from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.materialize import report_missing
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.reporting import report_missing
 
 # Where FPARec with the packaged n = 50, k = 20 and two blocks stands.
 PLACES = {

@@ -1,0 +1,23 @@
+"""`fparec dev`: both pages on this machine."""
+
+from typing import Annotated
+
+import typer
+
+from fparec_pipeline.cli.shared import app
+from fparec_pipeline.paths import DataRoot
+
+
+@app.command()
+def dev(
+    dagster_port: Annotated[int, typer.Option(help="Dagster's page.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's page.")] = 5000,
+) -> None:
+    """Serve Dagster and MLflow on this machine until Ctrl-C, which ends both.
+
+    Both listen on 127.0.0.1 only: neither asks who is there, so whoever reaches the ports can
+    start runs and read all results.
+    """
+    from fparec_pipeline.running.servers import serve
+
+    raise typer.Exit(serve(DataRoot.default(), dagster_port, mlflow_port))

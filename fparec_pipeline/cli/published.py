@@ -1,0 +1,79 @@
+"""`fparec results`: published results in and out of the trial store, and their tables."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from fparec_pipeline.cli.shared import app, console, split_names
+from fparec_pipeline.cli.store import bring_up_to_date
+from fparec_pipeline.config import known, load_config
+from fparec_pipeline.paths import PUBLISHED, DataRoot
+
+published = typer.Typer(
+    no_args_is_help=True, help="Published results: bring them in, or make such a folder."
+)
+app.add_typer(published, name="results")
+
+
+@published.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Option("--from", help="The folder of published results.")
+    ] = PUBLISHED,
+) -> None:
+    """Bring published trials into the trial store, MLflow and Dagster, marked as published.
+
+    Leaderboards and tables then answer as if the trials had been trained here. A trial that is
+    there already is left as it is. The weights are not published.
+    """
+    from fparec_pipeline.results.published import import_results
+
+    data = DataRoot.default()
+    with Progress(console=console) as bars:
+        bar = bars.add_task("published trials", total=None)
+
+        def show(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+
+        done = import_results(source, data, show)
+    console.print(
+        f"{len(done.added)} published trials are brought in; {len(done.kept)} were there already."
+    )
+    bring_up_to_date(data, load_config(data))
+
+
+@published.command()
+def export(
+    datasets: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    target: Annotated[Path, typer.Option("--to", help="Replaced.")] = PUBLISHED,
+) -> None:
+    """Write all finished trials that are not stale, but their weights, as published results."""
+    from fparec_pipeline.results.published import export_results
+
+    data = DataRoot.default()
+    config = load_config(data)
+    names = [known(name, config.datasets, "dataset") for name in split_names(datasets)]
+    written = export_results(data, config, target, names or None)
+    console.print(f"{len(written)} trials are published in {target}", highlight=False)
+
+
+@published.command()
+def tables(
+    source: Annotated[
+        Path, typer.Option("--from", help="The folder of published results.")
+    ] = PUBLISHED,
+) -> None:
+    """Print the tables of docs/results.md: seeds, medians, intervals and paired tests.
+
+    They are computed from the published trials alone, in a folder that is removed afterwards.
+    """
+    from fparec_pipeline.results.published import import_results
+    from fparec_pipeline.results.published_tables import published_tables
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = DataRoot(Path(folder))
+        import_results(source, data)
+        typer.echo("\n\n".join(published_tables(data, load_config(data))))

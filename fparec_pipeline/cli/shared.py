@@ -1,0 +1,59 @@
+"""What the command families share: the typer app, the console, options, and how errors look.
+
+A family is a module of this package that registers its commands on `app`. What only one family
+needs belongs there; heavy libraries are imported inside the commands, so that `--help` answers at
+once.
+"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fparec_pipeline.config import Config, Trial, known
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Positional attention for sequential recommendation: data, training and honest tables.\n\n"
+    "A trial is one (dataset, model, seed). Its finished folder under data/trials is the fact; "
+    "the tables, Dagster's page and MLflow's runs are made from it. All commands reuse what is "
+    "there.",
+)
+console = Console()
+
+Names = Annotated[str | None, typer.Option(help="Comma-separated names.")]
+
+
+def chosen(
+    config: Config, study: str, datasets: str | None, models: str | None, seeds: str | None
+) -> list[Trial]:
+    """The trials that the options name."""
+    base = config.studies[known(study, config.studies, "study")]
+    wanted = split_names(datasets) or base.datasets
+    arms = split_names(models) or base.arms
+    numbers = [
+        int(known(seed, map(str, config.seeds), "seed")) for seed in split_names(seeds)
+    ] or base.seeds
+    return config.trials(wanted, arms, numbers)
+
+
+def split_names(names: str | None) -> list[str]:
+    """The names of a comma-separated option; none of them is empty."""
+    return [name.strip() for name in names.split(",") if name.strip()] if names else []
+
+
+def stop_at(error: str | None) -> None:
+    """End the command with status 2 where there is an error."""
+    if error:
+        print_error(error)
+        raise typer.Exit(2)
+
+
+def print_error(message: str) -> None:
+    """One line on stderr."""
+    # Not wrapped, so that paths and commands in it can be copied; [names] in it are no markup.
+    text = f"[bold red]Error:[/] {escape(message)}"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""Commands about the trial store: what is in it, and Dagster and MLflow brought up to date."""
+
+import shutil
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from rich.table import Table
+
+from fparec_pipeline.cli.shared import Names, app, chosen, console, print_error
+from fparec_pipeline.config import Config, TrialId, load_config
+from fparec_pipeline.paths import DataRoot
+
+
+@app.command()
+def status(
+    datasets: Names = None,
+    models: Names = None,
+    seeds: Names = None,
+    study: Annotated[str, typer.Option(help="Whose models and seeds.")] = "benchmark",
+) -> None:
+    """Which trials are done, running, interrupted, stale or missing.
+
+    Stale: finished, but today's configuration, training code or splits would give another trial.
+    Stale trials stand in no table; `fparec run` trains them anew.
+    """
+    from fparec_pipeline.results.trials import trial_status
+
+    data = DataRoot.default()
+    config = load_config(data)
+    trials = chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
+    states = {trial.id: trial_status(trial, data) for trial in trials}
+    columns = sorted({t.seed for t in trials})
+    table = Table("dataset", "model", *(f"seed {seed}" for seed in columns))
+    for dataset, arm in dict.fromkeys((t.dataset, t.arm) for t in trials):
+        cells = [states.get(TrialId(dataset, arm, seed), "") for seed in columns]
+        if datasets or any(state != "missing" for state in cells):
+            table.add_row(dataset, arm, *(_coloured(state) for state in cells))
+    console.print(table)
+    console.print(
+        f"{sum(state == 'done' for state in states.values())} of {len(states)} trials are done; "
+        "rows where nothing was started are left out."
+    )
+
+
+@app.command()
+def sync() -> None:
+    """Bring MLflow and Dagster up to date with the trial folders.
+
+    Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
+    were copied in from elsewhere, and settles runs whose process died.
+    """
+    data = DataRoot.default()
+    if not bring_up_to_date(data, load_config(data)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete interrupted trials with their checkpoints, and stale trials, after asking.
+
+    Nothing that stands in a table is touched, and nothing that is running.
+    """
+    from fparec_pipeline.results.trials import disposable
+
+    data = DataRoot.default()
+    folders = disposable(data, load_config(data))
+    if not folders:
+        console.print("There is nothing to delete.")
+        return
+    for folder, reason in folders:
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        console.print(f"{reason:12} {folder.relative_to(data.root)}  {size / 1e6:.1f} MB")
+    if yes or typer.confirm(f"Delete these {len(folders)} folders?"):
+        for folder, _ in folders:
+            shutil.rmtree(folder)
+
+
+def bring_up_to_date(data: DataRoot, config: Config) -> bool:
+    """Bring MLflow, Dagster and the rendered results up to date.
+
+    Returns:
+        False when MLflow cannot be reached.
+    """
+    from fparec_pipeline.running.context import open_context
+    from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.rendering import outdated, render
+    from fparec_pipeline.running.reporting import report_missing
+    from fparec_pipeline.tracking import Tracker
+    from fparec_pipeline.training.record import trial_folders
+
+    folders, tracker = trial_folders(data), Tracker(None, data)
+    with open_context(data, config) as context:
+        synced = tracker.sync_all(track(folders, "MLflow's runs", console=console))
+        links = tracker.trial_urls()
+        shown = track(folders, "Dagster's materializations", console=console)
+        reported = report_missing(shown, config, context.instance, links)
+        settled = settle_dead_runs(context.instance)
+        datasets = outdated(context)
+        steps = track(render(datasets, context), "results", len(datasets) + 1, console=console)
+        failed = [f"{name}: {error}" for name, error in steps if error] if datasets else []
+    console.print(
+        f"MLflow: {synced} trials are up to date."
+        if synced is not None
+        else "MLflow cannot be reached; run `fparec sync` again when it can."
+    )
+    console.print(
+        f"Dagster: {reported} materializations were missing and are now recorded; "
+        f"{settled} runs whose process had died are marked as failed."
+    )
+    if datasets:
+        console.print(f"Rendered: {', '.join(datasets)}, the tables and the report.")
+    for problem in failed:
+        print_error(problem)
+    return synced is not None
+
+
+def _coloured(state: str) -> str:
+    colours = {"done": "green", "running": "cyan", "stale": "yellow", "interrupted": "yellow"}
+    return f"[{colours[state]}]{state}[/]" if state in colours else state

@@ -1,0 +1,169 @@
+"""`fparec run`: materialise what is missing, with a bar for each trial that is being trained."""
+
+from collections.abc import Iterable
+from itertools import product
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fparec_pipeline.cli.shared import app, chosen, console, stop_at
+from fparec_pipeline.cli.show import print_leaderboard
+from fparec_pipeline.config import Config, Trial, TrialId, known, load_config
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.record import Progress as EpochProgress
+
+if TYPE_CHECKING:
+    from fparec_pipeline.running.context import Context
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@app.command()
+def run(
+    datasets: Annotated[
+        str | None, typer.Option(help="Comma-separated datasets; default: those of the study.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Comma-separated models; default: those of the study.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Comma-separated seeds; default: those of the study.")
+    ] = None,
+    study: Annotated[str, typer.Option(help="Whose datasets, models and seeds.")] = "benchmark",
+    jobs: Annotated[int, typer.Option(min=1, help="Trials side by side, a process each.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train again what is already there.")
+    ] = False,
+) -> None:
+    """Materialise whatever is missing, from raw file to result table.
+
+    Downloads and splits the datasets, trains the trials that have no finished folder of today's
+    configuration, evaluates the untrained references, and renders medians, leaderboard,
+    tables and figures. A killed run resumes from its last checkpoints.
+
+    Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
+    """
+    from fparec_pipeline.results.paper_figures import ARMS, is_drawable
+    from fparec_pipeline.running.context import open_context
+    from fparec_pipeline.running.here import materialize
+    from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.reporting import report_missing
+    from fparec_pipeline.tracking import Tracker
+
+    data = DataRoot.default()
+    config = load_config(data)
+    known(device.partition(":")[0], DEVICES, "device")
+    trials = chosen(config, study, datasets, models, seeds)
+    names = list(dict.fromkeys(trial.dataset for trial in trials))
+    Tracker(None, data).settle_interrupted()  # opens the store too, before anything runs beside it
+    with open_context(data, config) as context:
+        settle_dead_runs(context.instance)
+        for dataset in names:
+            _prepare(dataset, context)
+        missing = _missing(trials, data, retrain)
+        # An earlier command may have been killed when a trial was finished and not yet reported.
+        done = [t.id.folder(data) for t in trials if t not in missing]
+        report_missing(done, config, context.instance)
+        failed = _train(missing, data, jobs, device, retrain)
+        for dataset in names:
+            with console.status(f"{dataset}: medians and leaderboard"):
+                keys = ["trials", "medians", "leaderboard"]
+                stop_at(materialize(keys, context, partition=dataset))
+        with console.status("tables"):
+            stop_at(materialize(_tables_of(config, trials), context))
+        with console.status("figures"):
+            for name, dataset in product(ARMS, names):
+                if is_drawable(name, dataset, config, data):
+                    stop_at(materialize([name], context, partition=dataset))
+    for dataset in names:
+        print_leaderboard(config, data, dataset, "test/ndcg_at_10")
+    _print_next_steps()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
+    """The tables that show any of the trials, and those that need none."""
+    from fparec_pipeline.results.tables import table_names
+
+    trained = {(trial.dataset, trial.arm) for trial in trials}
+    shown = {
+        name: {(t.dataset, t.arm) for t in config.trials(study.datasets, study.arms, [0])}
+        for name, study in config.studies.items()
+    }
+    return [n for n in table_names(config) if n not in shown or shown[n] & trained]
+
+
+def _prepare(dataset: str, context: "Context") -> None:
+    from fparec_pipeline.defs.data import splits_are_current
+    from fparec_pipeline.running.here import materialize
+
+    if not splits_are_current(dataset, context.config, context.data):
+        console.print(f"{dataset}: raw file, splits and their checks")
+        stop_at(materialize(["raw", "splits"], context, partition=dataset))
+    with console.status(f"{dataset}: untrained references"):
+        stop_at(materialize(["references"], context, partition=dataset))
+
+
+def _missing(trials: Iterable[Trial], data: DataRoot, retrain: bool) -> list[Trial]:
+    from fparec_pipeline.results.trials import trial_status
+
+    return [trial for trial in trials if retrain or trial_status(trial, data) != "done"]
+
+
+def _train(
+    trials: list[Trial], data: DataRoot, jobs: int, device: str, retrain: bool
+) -> list[Trial]:
+    """Train with a bar for each running trial; returns those that failed."""
+    from fparec_pipeline.running.pool import Options, train
+
+    if not trials:
+        console.print("All trials are there already.")
+        return []
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[news]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    tasks: dict[TrialId, TaskID] = {}
+    failed = []
+    with bars:
+        whole = bars.add_task(f"{len(trials)} trials", total=len(trials), news="")
+
+        def show(progress: EpochProgress) -> None:
+            if progress.trial not in tasks:
+                name = f"  {progress.trial}"
+                tasks[progress.trial] = bars.add_task(name, total=progress.max_epochs, news="")
+            news = f"epoch {progress.epoch} NDCG@10 {progress.valid_ndcg_at_10:.4f}"
+            bars.update(tasks[progress.trial], completed=progress.epoch, news=news)
+
+        for outcome in train(trials, Options(str(data.root), device, retrain), jobs, show):
+            name = outcome.trial.id
+            if (task := tasks.pop(name, None)) is not None:
+                bars.remove_task(task)
+            if outcome.error:
+                failed.append(outcome.trial)
+                bars.console.print(
+                    f"[red]failed[/] {name}: {escape(outcome.error)}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            else:
+                bars.console.print(f"[green]done[/]   {name}")
+            bars.advance(whole)
+    return failed
+
+
+def _print_next_steps() -> None:
+    console.print(
+        "\nSee the assets:  make dev, then http://127.0.0.1:3000 (Dagster)\n"
+        "See the runs:    make dev, then http://127.0.0.1:5000 (MLflow)\n"
+        "The report:      fparec report, one HTML file\n"
+        "The paper's five datasets:  fparec run --datasets beauty,toys,sports,yelp,ml-1m --jobs 2",
+        highlight=False,
+    )

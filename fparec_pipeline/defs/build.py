@@ -1,0 +1,53 @@
+"""Puts assets, jobs, automation and resources together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from fparec_pipeline.config import Config
+from fparec_pipeline.defs.automation import (
+    SCHEDULED,
+    benchmark_schedule,
+    failure_sensor,
+    jobs,
+    keep_current_sensor,
+    study_job_name,
+    training_sensor,
+)
+from fparec_pipeline.defs.data import data_assets
+from fparec_pipeline.defs.resources import LogListener, Workspace
+from fparec_pipeline.defs.results import result_assets
+from fparec_pipeline.defs.training import reference_asset, training_assets
+
+
+def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """All definitions of a configuration: the only place where they are put together.
+
+    Args:
+        config: the datasets, arms and studies that there are assets for.
+        resources: in the place of those of the same name.
+    """
+    made = jobs(config)
+    return dg.Definitions(
+        assets=[
+            *data_assets(config),
+            *training_assets(config),
+            reference_asset(config),
+            *result_assets(config),
+        ],
+        jobs=list(made.values()),
+        schedules=[benchmark_schedule(config, made["prepare_data"])],
+        sensors=[
+            training_sensor(config, made[study_job_name(SCHEDULED)]),
+            keep_current_sensor(),
+            failure_sensor(),
+        ],
+        resources={
+            "workspace": Workspace(),
+            "listener": LogListener(),
+            **(resources or {}),
+        },
+        # A run trains its arms one after the other: a trial has its own configured threads.
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,307 @@
+"""A study's result table: ours beside the paper's, as plain data and as markdown.
+
+Notable:
+* One block a dataset, one line a model, the untrained references beneath; best and second are
+  found for each dataset and metric among the trained models, on the values as printed.
+* What is missing stays a visible gap, with its reason beneath the table.
+"""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from fparec_pipeline.config import Config, Study
+
+# Metric -> heading. The paper keeps the history; with it removed there is nothing to compare.
+COLUMNS = {
+    "test/hr_at_10": "HR@10",
+    "test/ndcg_at_10": "NDCG@10",
+    "test_unseen/hr_at_10": "HR@10, history removed",
+    "test_unseen/ndcg_at_10": "NDCG@10, history removed",
+}
+DIGITS = 4  # as many as the paper prints
+DASH = "—"
+DAGGER = "†"
+
+Mark = Literal["best", "second"] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one model on one dataset."""
+
+    ours: float | None  # rounded to DIGITS; None is a gap, or has no meaning
+    paper: float | None
+    mark: Mark = None
+    interval: tuple[float, float] | None = None  # 95 % over users; see `significance`
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's, None when one of the two is missing."""
+        if self.ours is None or self.paper is None:
+            return None
+        return round(self.ours - self.paper, DIGITS)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model, or untrained reference, on one dataset."""
+
+    arm: str  # or an untrained reference
+    title: str
+    trained: bool
+    capped: bool  # a trial of it hit the epoch cap
+    gap: str | None  # why there are no values
+    cells: dict[str, Cell]  # one for each of COLUMNS
+
+    def seeds_of(self, table: "Table") -> tuple[int, ...]:
+        """The seeds that the line's values are of: an untrained reference has one."""
+        return table.seeds if self.trained else (0,)
+
+
+@dataclass(frozen=True)
+class Block:
+    """All lines of one dataset, the references last."""
+
+    dataset: str
+    title: str
+    lines: list[Line]
+    notes: tuple[str, ...] = ()  # sentences to stand beneath it
+
+    @property
+    def in_paper(self) -> tuple[str, ...]:
+        """The metrics that the paper reports of anything here."""
+        return tuple(
+            metric
+            for metric in COLUMNS
+            if any(line.cells[metric].paper is not None for line in self.lines)
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A study's table."""
+
+    name: str
+    title: str
+    seeds: tuple[int, ...]
+    blocks: list[Block]
+
+
+def study_table(
+    name: str,
+    study: Study,
+    medians: pl.DataFrame,
+    config: Config,
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """The table of a study.
+
+    Args:
+        name: the study's name, under which `config.paper` holds the paper's numbers.
+        study: its models, datasets (perhaps a part of the configured ones) and seeds.
+        medians: `study_medians` of the same study.
+        config: for titles and the paper's numbers.
+        notes: dataset -> sentences to stand beneath its block.
+    """
+    blocks = []
+    for dataset in study.datasets:
+        rows = medians.filter(pl.col("dataset") == dataset).to_dicts()
+        paper = config.paper.get(name, {}).get(dataset, {})
+        marks = {metric: _marks(rows, metric) for metric in COLUMNS}
+        titles = config.titles | _titles_with_window(dataset, study, config)
+        lines = [
+            Line(
+                arm=row["model"],
+                title=titles[row["model"]],
+                trained=row["trained"],
+                capped=bool(row["capped"]) and row["gap"] is None,
+                gap=row["gap"],
+                cells={
+                    metric: Cell(
+                        ours=_rounded(row[metric]),
+                        paper=_paper_value(paper.get(row["model"], {}), metric),
+                        mark=marks[metric].get(row["model"]),
+                    )
+                    for metric in COLUMNS
+                },
+            )
+            for row in rows
+        ]
+        remarks = *_at_another_n(dataset, lines, config), *(notes or {}).get(dataset, ())
+        blocks.append(Block(dataset, config.datasets[dataset].title or dataset, lines, remarks))
+    return Table(name, study.title, study.seeds, blocks)
+
+
+def _titles_with_window(dataset: str, study: Study, config: Config) -> dict[str, str]:
+    """The arms' titles with their window n, where it is not the same for all."""
+    windows = {arm: config.hyperparameters(dataset, arm).n for arm in study.arms}
+    if len(set(windows.values())) < 2:
+        return {}
+    return {arm: f"{config.titles[arm]} (n = {n})" for arm, n in windows.items()}
+
+
+def _at_another_n(dataset: str, lines: list[Line], config: Config) -> list[str]:
+    """What the paper's text says of the windows that the arms have, ours beside it."""
+    found = []
+    for line in lines:
+        if not line.trained:
+            continue
+        n = config.hyperparameters(dataset, line.arm).n
+        trained_as = config.trained_as(dataset, line.arm)
+        reported = config.paper_at_n.get(dataset, {}).get(n, {}).get(trained_as, {})
+        for metric, heading in COLUMNS.items():
+            value = _paper_value(reported, metric)
+            if value is not None:
+                cell = Cell(line.cells[metric].ours, value)
+                beside = f"{_number(cell.ours)} ({_number(value)}, {_difference(cell)})"
+                found.append(f"{line.title}, n = {n}: {heading} {beside}")
+    if not found:
+        return []
+    return [f"The paper's text (Section 4.7) has these at the same n: {'; '.join(found)}."]
+
+
+def to_rows(table: Table) -> list[dict[str, Any]]:
+    """The table flat: one dict per dataset, model and metric."""
+    return [
+        {
+            "dataset": block.dataset,
+            "model": line.arm,
+            "metric": metric,
+            "ours": cell.ours,
+            "paper": cell.paper,
+            "difference": cell.difference,
+            "interval": cell.interval,
+            "mark": cell.mark,
+            "capped": line.capped,
+            "gap": line.gap,
+        }
+        for block in table.blocks
+        for line in block.lines
+        for metric, cell in line.cells.items()
+    ]
+
+
+def to_markdown(table: Table) -> str:
+    """The table in markdown: best bold, second underlined, footnotes beneath."""
+    seeds = ", ".join(str(seed) for seed in table.seeds)
+    caption = (
+        f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
+        "underlined: second, among the trained models. In square brackets the 95 % interval: a "
+        "bootstrap over users, which does not cover the variance of training."
+    )
+    if any(block.in_paper for block in table.blocks):
+        caption += " Beside it the paper's number, and in round brackets ours minus it."
+    parts = [f"## {escaped(table.title)}", caption]
+    for block in table.blocks:
+        notes = map(escaped, block.notes)
+        parts += [f"### {escaped(block.title)}", _block_markdown(block), *notes]
+    return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
+
+
+def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
+    """A dataset's leaderboard, its entries in their order, as a markdown table.
+
+    Args:
+        rows: `medians.leaderboard` of one dataset.
+        config: for titles; an entry that it does not know keeps its name.
+    """
+    lines = []
+    for row in rows:
+        values = [_number(_rounded(row[metric])) for metric in COLUMNS]
+        seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
+        provisional = " (provisional)" if row["provisional"] else ""
+        name = escaped(config.titles.get(row["model"], row["model"]))
+        title = name + (DAGGER if row["capped"] else "")
+        lines.append([title, *values, seeds + provisional])
+    text = markdown_table(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
+    return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
+
+
+_CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become better."
+
+
+def _block_markdown(block: Block) -> str:
+    header = ["model"]
+    for metric, heading in COLUMNS.items():
+        header += [heading, "paper"] if metric in block.in_paper else [heading]
+    lines = []
+    for line in block.lines:
+        cells = [escaped(line.title) + (DAGGER if line.capped else "")]
+        for metric, cell in line.cells.items():
+            cells.append(_ours_markdown(cell))
+            if metric in block.in_paper:
+                cells.append(_paper_markdown(cell))
+        lines.append(cells)
+    return markdown_table(header, lines, text_columns=1)
+
+
+def _ours_markdown(cell: Cell) -> str:
+    number = _number(cell.ours)
+    shown = {"best": f"**{number}**", "second": f"<u>{number}</u>", None: number}[cell.mark]
+    if cell.interval is None:
+        return shown
+    low, high = map(_number, cell.interval)
+    return f"{shown} [{low}, {high}]"
+
+
+def _paper_markdown(cell: Cell) -> str:
+    return DASH if cell.paper is None else f"{_number(cell.paper)} ({_difference(cell)})"
+
+
+def _difference(cell: Cell) -> str:
+    return DASH if cell.difference is None else f"{cell.difference:+.{DIGITS}f}"
+
+
+def _footnotes(table: Table) -> list[str]:
+    lines = [(block, line) for block in table.blocks for line in block.lines]
+    notes = [_CAPPED] if any(line.capped for _, line in lines) else []
+    gaps = [
+        f"* {escaped(block.title)}, {escaped(line.title)}: {escaped(line.gap)}"
+        for block, line in lines
+        if line.gap
+    ]
+    if gaps:
+        notes += [f"{DASH} Gaps:", "\n".join(gaps)]
+    return notes
+
+
+def _marks(rows: list[dict[str, Any]], metric: str) -> dict[str, Mark]:
+    """Best and second among the trained models; equals share a mark, one model alone has none."""
+    trained = [row for row in rows if row["trained"] and row[metric] is not None]
+    if len(trained) < 2:
+        return {}
+    values: dict[str, float] = {row["model"]: round(row[metric], DIGITS) for row in trained}
+    best, *others = sorted(set(values.values()), reverse=True)
+    names: dict[float, Mark] = {best: "best"}
+    if others:
+        names[others[0]] = "second"
+    return {model: names.get(value) for model, value in values.items()}
+
+
+def _paper_value(reported: dict[str, float], metric: str) -> float | None:
+    part, name = metric.split("/")
+    return reported.get(name) if part == "test" else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.{DIGITS}f}"
+
+
+def escaped(text: str) -> str:
+    """Text from data or configuration as markdown that shows it, on one line, as it is."""
+    return html.escape(re.sub(r"([\\`*_|\[\]#~])", r"\\\1", " ".join(text.split())), quote=False)
+
+
+def markdown_table(header: list[str], lines: list[list[str]], text_columns: int) -> str:
+    """A markdown table, its first `text_columns` columns to the left, the others to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
