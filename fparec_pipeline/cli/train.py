@@ -63,7 +63,7 @@ def run(
         settle_dead_runs(context.instance)
         for dataset in names:
             _prepare(dataset, context)
-        missing = _missing(trials, data, retrain)
+        missing = _missing(trials, config, data, retrain)
         # An earlier command may have been killed when a trial was finished and not yet reported.
         done = [t.id.folder(data) for t in trials if t not in missing]
         report_missing(done, config, context.instance)
@@ -108,10 +108,10 @@ def _prepare(dataset: str, context: "Context") -> None:
         stop_at(materialize(["references"], context, partition=dataset))
 
 
-def _missing(trials: Iterable[Trial], data: DataRoot, retrain: bool) -> list[Trial]:
+def _missing(trials: Iterable[Trial], config: Config, data: DataRoot, retrain: bool) -> list[Trial]:
     from fparec_pipeline.results.trials import trial_status
 
-    return [trial for trial in trials if retrain or trial_status(trial, data) != "done"]
+    return [trial for trial in trials if retrain or trial_status(trial, config, data) != "done"]
 
 
 def _train(
