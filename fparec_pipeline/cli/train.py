@@ -80,6 +80,7 @@ def run(
                     stop_at(materialize([name], context, partition=dataset))
     for dataset in names:
         print_leaderboard(config, data, dataset, "test/ndcg_at_10")
+        _print_notes(dataset, data)
     _print_next_steps()
     if failed:
         raise typer.Exit(1)
@@ -95,6 +96,16 @@ def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
         for name, study in config.studies.items()
     }
     return [n for n in table_names(config) if n not in shown or shown[n] & trained]
+
+
+def _print_notes(dataset: str, data: DataRoot) -> None:
+    """Rows that were set aside, and what makes the dataset's metrics too good."""
+    from fparec_pipeline.datasets.notes import notes
+    from fparec_pipeline.datasets.splits import statistics_on_disk
+
+    stats = statistics_on_disk(data.splits(dataset)) or {}
+    for note in notes(stats, data.raw(dataset) / "quarantine.parquet"):
+        console.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
 
 
 def _prepare(dataset: str, context: "Context") -> None:

@@ -295,20 +295,28 @@ def _collected(
     return found, made_from, seen
 
 
-def _parts(name: str, dataset: Dataset, found: Interactions) -> tuple[Parts, dict[str, int]]:
-    """The interactions, split; and how many were dropped because they repeat others."""
-    source, protocol = dataset.active_source, PROTOCOLS[dataset.protocol.name]
-    table, dropped = found.table, {}
+def in_range(dataset: Dataset, found: Interactions) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The rows in the source's date range without what its keys `drop_…` drop, and how many each
+    of these has dropped (`dropped_…`).
+    """
+    source, table, dropped = dataset.active_source, found.table, {}
     if found.unit is not None and isinstance(source, TimedSource):
         table = between(table, source.from_date, source.to_date, found.unit)
-        _require_some(name, found, table)
         for key, drop in DROPS.items():
             if getattr(source, f"drop_{key}"):
                 fewer = drop(table)
                 dropped[f"dropped_{key}"] = table.height - fewer.height
                 table = fewer
-        if "day" in protocol.columns:
-            table = table.with_columns((pl.col("time") // found.unit.day).alias("day"))
+    return table, dropped
+
+
+def _parts(name: str, dataset: Dataset, found: Interactions) -> tuple[Parts, dict[str, int]]:
+    """The interactions, split; and how many were dropped because they repeat others."""
+    protocol = PROTOCOLS[dataset.protocol.name]
+    table, dropped = in_range(dataset, found)
+    _require_some(name, found, table)
+    if found.unit is not None and "day" in protocol.columns:
+        table = table.with_columns((pl.col("time") // found.unit.day).alias("day"))
     return protocol.split(name, dataset, table), dropped
 
 
