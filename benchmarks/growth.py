@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 from scipy.optimize import nnls
 
-from fparec_pipeline.config import Dataset, Hyperparameters, Source, Trial, load_config
+from fparec_pipeline.config import Dataset, Hyperparameters, Trial, load_config, source_of
 from fparec_pipeline.datasets.splits import Splits, logical_hash, make_splits
 from fparec_pipeline.paths import DataRoot
 
@@ -112,7 +112,7 @@ def resident_mib(field: str) -> float:
 
 def measure_preprocess(path: str, folder: str) -> Point:
     """Seconds from the CSV to checked splits on disk, by this project."""
-    source = Source(reader="csv", address=path, user="userId", item="movieId", time="timestamp")
+    source = source_of(reader="csv", address=path, user="userId", item="movieId", time="timestamp")
     dataset = Dataset(core=CORE, sources={"own": source})
     started = time.perf_counter()
     splits = make_splits("generated", dataset, Path(path), DataRoot(Path(folder)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fparec_pipeline.config import ConfigError, Dataset, Source, load_config
+from fparec_pipeline.config import SOURCE_KINDS, ConfigError, Dataset, load_config
 from fparec_pipeline.paths import DataRoot
 
 ENTRIES = {
@@ -17,7 +17,18 @@ ENTRIES = {
     "models": ["defaults", "fparec", "sasrec", "mine", "../up", "a|b", ""],
     "studies": ["table_3", "table_5", "benchmark", "mine", "../up", "a|b", ""],
 }
-KEYS = [*Dataset.model_fields, *Source.model_fields, "n", "d", "k", "mixer", "loss", "on", "toys"]
+SOURCE_KEYS = {key for kind in SOURCE_KINDS.values() for key in kind.model_fields}
+KEYS = [
+    *Dataset.model_fields,
+    *sorted(SOURCE_KEYS),
+    "n",
+    "d",
+    "k",
+    "mixer",
+    "loss",
+    "on",
+    "toys",
+]
 KEYS += ["published", "models", "datasets", "seeds", "variants", "wide", "learning_rate", ""]
 
 plain = st.one_of(

@@ -13,6 +13,7 @@ from fparec_pipeline.config import ConfigError
 # In the order of `fparec --help`.
 FAMILIES = (
     "train",
+    "dataset",
     "results",
     "store",
     "published",

@@ -29,7 +29,7 @@ def status(
     data = DataRoot.default()
     config = load_config(data)
     trials = chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
-    states = {trial.id: trial_status(trial, data) for trial in trials}
+    states = {trial.id: trial_status(trial, config, data) for trial in trials}
     columns = sorted({t.seed for t in trials})
     table = Table("dataset", "model", *(f"seed {seed}" for seed in columns))
     for dataset, arm in dict.fromkeys((t.dataset, t.arm) for t in trials):

@@ -63,7 +63,7 @@ def run(
         settle_dead_runs(context.instance)
         for dataset in names:
             _prepare(dataset, context)
-        missing = _missing(trials, data, retrain)
+        missing = _missing(trials, config, data, retrain)
         # An earlier command may have been killed when a trial was finished and not yet reported.
         done = [t.id.folder(data) for t in trials if t not in missing]
         report_missing(done, config, context.instance)
@@ -80,6 +80,7 @@ def run(
                     stop_at(materialize([name], context, partition=dataset))
     for dataset in names:
         print_leaderboard(config, data, dataset, "test/ndcg_at_10")
+        _print_notes(dataset, data)
     _print_next_steps()
     if failed:
         raise typer.Exit(1)
@@ -97,6 +98,16 @@ def _tables_of(config: Config, trials: Iterable[Trial]) -> list[str]:
     return [n for n in table_names(config) if n not in shown or shown[n] & trained]
 
 
+def _print_notes(dataset: str, data: DataRoot) -> None:
+    """Rows that were set aside, and what makes the dataset's metrics too good."""
+    from fparec_pipeline.datasets.notes import notes
+    from fparec_pipeline.datasets.splits import statistics_on_disk
+
+    stats = statistics_on_disk(data.splits(dataset)) or {}
+    for note in notes(stats, data.raw(dataset) / "quarantine.parquet"):
+        console.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+
+
 def _prepare(dataset: str, context: "Context") -> None:
     from fparec_pipeline.defs.data import splits_are_current
     from fparec_pipeline.running.here import materialize
@@ -108,10 +119,10 @@ def _prepare(dataset: str, context: "Context") -> None:
         stop_at(materialize(["references"], context, partition=dataset))
 
 
-def _missing(trials: Iterable[Trial], data: DataRoot, retrain: bool) -> list[Trial]:
+def _missing(trials: Iterable[Trial], config: Config, data: DataRoot, retrain: bool) -> list[Trial]:
     from fparec_pipeline.results.trials import trial_status
 
-    return [trial for trial in trials if retrain or trial_status(trial, data) != "done"]
+    return [trial for trial in trials if retrain or trial_status(trial, config, data) != "done"]
 
 
 def _train(

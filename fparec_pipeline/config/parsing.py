@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fparec_pipeline.config.names import ConfigError
+from fparec_pipeline.config.sources import SOURCE_KINDS
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -16,26 +17,65 @@ def parse(model: type[M], values: Any, where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+        problems = error.errors()
+        lines = [_explain(model, problem) for problem in problems if problem["type"] != "missing"]
+        raise ConfigError(f"{where}: " + "; ".join([*_missing(problems), *lines])) from error
+
+
+def _missing(problems: Iterable[Any]) -> list[str]:
+    """For each table that lacks keys, which."""
+    lacking: dict[tuple[Any, ...], list[str]] = {}
+    for problem in problems:
+        if problem["type"] == "missing":
+            *table, key = problem["loc"]
+            lacking.setdefault(tuple(table), []).append(str(key))
+    return [f"{_table(table)}also needs: {', '.join(keys)}" for table, keys in lacking.items()]
+
+
+def _table(place: tuple[Any, ...]) -> str:
+    reader = f" (reader {place[2]!r})" if _is_of_source(place) else ""
+    return f"{'.'.join(_path(place))}{reader} " if place else ""
+
+
+def _is_of_source(place: tuple[Any, ...]) -> bool:
+    """Whether the place is within a source: then pydantic puts its reader in third place."""
+    return len(place) > 2 and place[0] == "sources" and place[2] in SOURCE_KINDS
+
+
+def _path(place: tuple[Any, ...]) -> list[str]:
+    """Where a problem stands, as the file has it."""
+    parts = [str(part) for part in place]
+    return parts[:2] + parts[3:] if _is_of_source(place) else parts
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    place = problem["loc"]
+    key = ".".join(_path(place))
+    if problem["type"].startswith("union_tag_"):
+        context = problem["ctx"]
+        expected = context.get("expected_tags", ", ".join(map(repr, SOURCE_KINDS)))
+        given = f" (given: {context['tag']!r})" if "tag" in context else ""
+        return f"{key}.{context['discriminator'].strip(chr(39))}: one of {expected}{given}"
     if problem["type"] != "extra_forbidden":
         given = f" (given: {problem['input']!r})" if key else ""
         return f"{key + ': ' if key else ''}{problem['msg']}{given}"
-    owner: Any = model
+    owner = SOURCE_KINDS[place[2]] if _is_of_source(place) else _owner(model, place)
+    allowed = [field.alias or name for name, field in owner.model_fields.items()]
+    close = difflib.get_close_matches(str(place[-1]), allowed, n=1, cutoff=0.5)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+
+
+def _owner(model: type[BaseModel], place: tuple[Any, ...]) -> type[BaseModel]:
+    """The model that an unknown key was given to."""
+    owner = model
     members: list[type[BaseModel]] = []
-    for part in problem["loc"][:-1]:
-        if field := getattr(owner, "model_fields", {}).get(part):
+    for part in place[:-1]:
+        if field := owner.model_fields.get(part):
             members = list(_models_in(field.annotation))
         tagged = (m for m in members if any(f.default == part for f in m.model_fields.values()))
         owner = next(tagged, next(iter(members), owner))
-    allowed = [field.alias or name for name, field in owner.model_fields.items()]
-    close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1, cutoff=0.5)
-    hint = f", did you mean {close[0]!r}?" if close else ""
-    return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+    return owner
 
 
 def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:

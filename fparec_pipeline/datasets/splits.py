@@ -19,6 +19,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,14 +28,34 @@ import numpy as np
 import polars as pl
 from filelock import FileLock
 
-from fparec_pipeline.config import Dataset
+from fparec_pipeline.config import Dataset, TimedSource
+from fparec_pipeline.datasets.collecting import Interactions, collect, facts
 from fparec_pipeline.datasets.files import CHECKSUM, digest, naming, seal
-from fparec_pipeline.datasets.preprocess import Sequences, SplitsError, between, numbers
+from fparec_pipeline.datasets.preprocess import (
+    Sequences,
+    SplitsError,
+    between,
+    numbers,
+    repetitions,
+    without_consecutive_repeats,
+    without_duplicates,
+)
 from fparec_pipeline.datasets.protocols import PARTS, PROTOCOLS, TARGET, Parts, counts
-from fparec_pipeline.datasets.readers import PUBLISHED, collect, read_interactions
+from fparec_pipeline.datasets.sources import RawDataError, raw_files
+from fparec_pipeline.datasets.staleness import (
+    configuration,
+    content,
+    outdated,
+    traces,
+    write_inputs,
+)
 from fparec_pipeline.paths import DataRoot
 
 TABLES = (*PARTS, "items", "users")
+DROPS = {  # what the keys `drop_…` of a source do, in this order
+    "duplicates": without_duplicates,
+    "consecutive_repeats": without_consecutive_repeats,
+}
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -138,10 +159,12 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
             shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.tmp-"))
         try:
-            parts, quarantined = _parts(name, dataset, raw_path, data)
+            found, made_from, seen = _collected(name, dataset, raw_path, data, work)
+            parts, dropped = _parts(name, dataset, found)
             folder = work / "splits"
             with naming(target):
-                _write(name, dataset, parts, quarantined, folder)
+                _write(name, dataset, parts, facts(found) | dropped | made_from, folder)
+                write_inputs(folder, seen)
             if target.exists():
                 target.rename(work / "old")  # a rename cannot replace a folder with files in it
             folder.rename(target)
@@ -171,6 +194,28 @@ def read_splits(folder: Path) -> Splits:
     if logical_hash(splits) != stats["data_hash"]:
         raise SplitsError(f"{folder / 'stats.json'} does not fit the files.{_advice(name)}")
     return splits
+
+
+def current_splits(name: str, dataset: Dataset, data: DataRoot) -> Splits:
+    """`read_splits`, for who trains on them: they must be of today's file and configuration.
+
+    Raises:
+        SplitsError: they are missing, damaged or outdated.
+    """
+    splits = read_splits(data.splits(name))
+    if reason := outdated(name, dataset, data, splits.stats):
+        raise SplitsError(f"{name}: the splits are outdated: {reason}.{_advice(name)}")
+    return splits
+
+
+def are_outdated(name: str, dataset: Dataset, data: DataRoot) -> bool:
+    """Whether there are splits that are not of today's file and configuration.
+
+    Raises:
+        SplitsError: `stats.json` cannot be read or is incomplete.
+    """
+    stats = statistics_on_disk(data.splits(name))
+    return stats is not None and outdated(name, dataset, data, stats) is not None
 
 
 def statistics_on_disk(folder: Path) -> dict[str, Any] | None:
@@ -229,22 +274,65 @@ def _read_stats(folder: Path) -> dict[str, Any]:
     return stats
 
 
-def _parts(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> tuple[Parts, int]:
-    """The interactions of the raw file, split; and how many rows were set aside."""
-    source = dataset.active_source
+def _collected(
+    name: str, dataset: Dataset, raw_path: Path, data: DataRoot, scratch: Path
+) -> tuple[Interactions, dict[str, Any], list[list[Any]]]:
+    """The well-formed rows of the raw file, what they were made from, and the files' traces.
+
+    Raises:
+        RawDataError: among others, the file changed while it was read.
+    """
     quarantine = data.raw(name) / "quarantine.parquet"
+    origin = f"{name}: {raw_path}"
+    files = raw_files(raw_path)
+    seen = traces(files, data)
+    with ThreadPoolExecutor(1) as beside:  # hashing leaves a core to what follows
+        hashed = beside.submit(content, files)
+        found = collect(origin, files, dataset.active_source, scratch, quarantine)
+        made_from = {"configuration": configuration(dataset), "content": hashed.result()}
+    if traces(files, data) != seen:
+        raise RawDataError(f"{origin} changed while it was read. Run again when it is complete.")
+    return found, made_from, seen
+
+
+def in_range(dataset: Dataset, found: Interactions) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The rows in the source's date range without what its keys `drop_…` drop, and how many each
+    of these has dropped (`dropped_…`).
+    """
+    source, table, dropped = dataset.active_source, found.table, {}
+    if found.unit is not None and isinstance(source, TimedSource):
+        table = between(table, source.from_date, source.to_date, found.unit)
+        for key, drop in DROPS.items():
+            if getattr(source, f"drop_{key}"):
+                fewer = drop(table)
+                dropped[f"dropped_{key}"] = table.height - fewer.height
+                table = fewer
+    return table, dropped
+
+
+def _parts(name: str, dataset: Dataset, found: Interactions) -> tuple[Parts, dict[str, int]]:
+    """The interactions, split; and how many were dropped because they repeat others."""
     protocol = PROTOCOLS[dataset.protocol.name]
-    published = source.reader in PUBLISHED
-    dated = ("day",) if source.from_date or source.to_date else ()
-    columns = () if published else tuple(dict.fromkeys((*protocol.columns, *dated)))
-    rows = read_interactions(raw_path, source)
-    table, quarantined = collect(f"{name}: {raw_path}", rows, quarantine, columns)
-    if not published:
-        table = between(table, source.from_date, source.to_date)
-    return protocol.split(name, dataset, table), quarantined
+    table, dropped = in_range(dataset, found)
+    _require_some(name, found, table)
+    if found.unit is not None and "day" in protocol.columns:
+        table = table.with_columns((pl.col("time") // found.unit.day).alias("day"))
+    return protocol.split(name, dataset, table), dropped
 
 
-def _write(name: str, dataset: Dataset, parts: Parts, quarantined: int, folder: Path) -> None:
+def _require_some(name: str, found: Interactions, table: pl.DataFrame) -> None:
+    if found.table.height and not table.height and found.unit:
+        first, last = (found.unit.moment(int(t)) for t in found.span)
+        raise SplitsError(
+            f"{name}: no interaction lies between from_date and to_date: the times run from {first}"
+            f" to {last}, read as {found.unit.words}. Correct the dates, or `time_unit`, in "
+            "datasets.toml."
+        )
+
+
+def _write(
+    name: str, dataset: Dataset, parts: Parts, reading: dict[str, Any], folder: Path
+) -> None:
     """Writes the five parquet files and stats.json into the new folder `folder`."""
     folder.mkdir()
     sequences, frames = parts.sequences, parts.frames
@@ -267,7 +355,7 @@ def _write(name: str, dataset: Dataset, parts: Parts, quarantined: int, folder: 
     }
     stats |= _statistics(sequences, frames["train"]) | parts.facts
     stats |= {
-        "quarantined_rows": quarantined,
+        **reading,
         "data_hash": logical_hash(_splits(name, stats, *(frames[part] for part in PARTS))),
         "files": {f"{table}.parquet": digest(folder / f"{table}.parquet") for table in TABLES},
     }
@@ -344,4 +432,5 @@ def _statistics(sequences: Sequences, train: pl.DataFrame) -> dict[str, Any]:
         "users_with_repeats": per_user.filter(pl.col("repeats") > 0).height,
         "repeated_interactions": int(per_user["repeats"].sum()),
         "test_items_in_history": int(per_user["test_seen"].sum()),
+        **repetitions(sequences.rows),
     }

@@ -7,11 +7,12 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from fparec_pipeline.config import FILES, Config, masked
+from fparec_pipeline.config import Config, masked
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
-from fparec_pipeline.datasets.sources import fetch_raw
+from fparec_pipeline.datasets.sources import fetch_raw, is_downloaded, raw_files
 from fparec_pipeline.datasets.splits import TABLES, make_splits, read_splits
+from fparec_pipeline.datasets.staleness import is_recorded, outdated
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
@@ -36,13 +37,14 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     def raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         name = context.partition_key
         dataset = config.datasets[name]
+        source = dataset.active_source
         path = fetch_raw(name, dataset, workspace.data)
         return dg.MaterializeResult(
             metadata={
                 "path": dg.MetadataValue.path(path),
-                "bytes": path.stat().st_size,
+                "bytes": sum(file.path.stat().st_size for file in raw_files(path)),
                 "source": dataset.source_name,
-                "address": masked(dataset.active_source.address or dataset.active_source.reader),
+                "address": masked(getattr(source, "address", source.reader)),
                 "licence": dataset.licence or "see the publisher",
             }
         )
@@ -93,9 +95,10 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
 
 
 def splits_are_current(name: str, config: Config, data: DataRoot) -> bool:
-    """Whether the splits on disk are intact, pass their checks and are newer than their inputs.
+    """Whether the splits on disk are intact, pass their checks, and are of today's file and entry.
 
-    The inputs are the files `datasets.toml` and, where the dataset is a user's own, its file.
+    Raises:
+        RawDataError: the dataset is a user's own and its file is not there.
     """
     dataset, folder = config.datasets[name], data.splits(name)
     try:
@@ -103,14 +106,12 @@ def splits_are_current(name: str, config: Config, data: DataRoot) -> bool:
         results = check_splits(folder, dataset)
     except SplitsError:
         return False
-    inputs = [FILES / "datasets.toml", data.root / "datasets.toml"]
-    if dataset.active_source.reader in ("csv", "parquet"):
-        inputs.append(fetch_raw(name, dataset, data))
-    made = (folder / "stats.json").stat().st_mtime
+    if not is_downloaded(dataset.active_source):
+        fetch_raw(name, dataset, data)
     return (
-        stats["source"] == dataset.source_name
+        is_recorded(stats)
+        and outdated(name, dataset, data, stats) is None
         and all(result.passed or result.severity == "warning" for result in results)
-        and all(path.stat().st_mtime <= made for path in inputs if path.exists())
     )
 
 

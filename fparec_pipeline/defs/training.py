@@ -19,7 +19,7 @@ import dagster as dg
 from pydantic import Field
 
 from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config, TrialId
-from fparec_pipeline.datasets.splits import read_splits, statistics_on_disk
+from fparec_pipeline.datasets.splits import current_splits, statistics_on_disk
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import (
     arm_and_seed,
@@ -218,7 +218,7 @@ def _training_asset(
             else:
                 record = run_trial(
                     trial,
-                    read_splits(data.splits(trial.dataset)),
+                    current_splits(trial.dataset, settings.datasets[trial.dataset], data),
                     data,
                     device=workspace.device,
                     retrain=config.retrain,
@@ -321,7 +321,7 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
         there = [read_record(data.trial(dataset, reference, 0)) for reference in REFERENCES]
         found = [r for r in there if r and _came_without_splits(r, config, data)]
         if len(found) < len(REFERENCES):
-            splits = read_splits(data.splits(dataset))
+            splits = current_splits(dataset, config.datasets[dataset], data)
             found = [run_reference(dataset, reference, splits, data) for reference in REFERENCES]
         for reference in REFERENCES:
             reporter.on_checkpoint(data.trial(dataset, reference, 0))

@@ -83,7 +83,7 @@ def draw(name: str, dataset: str | None, config: Config, data: DataRoot) -> Pape
         f"{config.titles[model]}, n = {trial.hyperparameters.n}": trial
         for model, trial in trials_of(name, dataset, config)
     }
-    columns = [_column(name, title, trial, data) for title, trial in trials.items()]
+    columns = [_column(name, title, trial, config, data) for title, trial in trials.items()]
     gaps = [panels[0].gap for panels in columns if panels[0].weights is None]
     if len(gaps) == len(columns):
         number = FIGURES[name].partition(":")[0]
@@ -125,7 +125,7 @@ def is_drawable(name: str, dataset: str, config: Config, data: DataRoot) -> bool
         return False
     for _, trial in shown:
         try:
-            read_weights(trial, data)
+            read_weights(trial, config, data)
         except FigureMissing:
             continue
         return True
@@ -143,14 +143,14 @@ def write(figure: PaperFigure, data: DataRoot) -> list[Path]:
     return paths
 
 
-def read_weights(trial: Trial, data: DataRoot) -> dict[str, np.ndarray]:
+def read_weights(trial: Trial, config: Config, data: DataRoot) -> dict[str, np.ndarray]:
     """The weights of a finished trial of today's configuration, by parameter name.
 
     Raises:
         FigureMissing: there is no such trial, or it came without weights; names the command.
         TrialCorrupt: a file of the trial is missing or changed.
     """
-    folder, status = trial.id.folder(data), trial_status(trial, data)
+    folder, status = trial.id.folder(data), trial_status(trial, config, data)
     if status != "done":
         raise FigureMissing(f"{trial.id} is {status}: `{trial.id.command}` trains it.")
     record = read_record(folder)
@@ -182,10 +182,10 @@ def learned_attention(trial: Trial, weights: dict[str, np.ndarray]) -> list[np.n
     return found
 
 
-def _column(name: str, title: str, trial: Trial, data: DataRoot) -> list[Panel]:
+def _column(name: str, title: str, trial: Trial, config: Config, data: DataRoot) -> list[Panel]:
     """The panels of one trial, one a layer; a single gap where it is not there."""
     try:
-        weights = read_weights(trial, data)
+        weights = read_weights(trial, config, data)
     except FigureMissing as error:
         return [Panel(title, None, str(error))]
     if name == "figure_1":

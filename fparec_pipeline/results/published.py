@@ -79,7 +79,7 @@ def export_results(
         for folder in trial_folders(data)
         if wanted is None or folder.parts[-3] in wanted
         if (record := read_record(folder))
-        if not is_stale(record, config, data_hash(record.dataset, data))
+        if not is_stale(record, config, data_hash(record.dataset, config, data))
     ]
     if not found:
         raise PublishedError(

@@ -19,7 +19,7 @@ from fparec_pipeline.config import (
     known,
     reference_fingerprint,
 )
-from fparec_pipeline.datasets.splits import statistics_on_disk
+from fparec_pipeline.datasets.splits import are_outdated, statistics_on_disk
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.metrics import NAMES
 from fparec_pipeline.training.record import (
@@ -36,6 +36,7 @@ from fparec_pipeline.training.record import (
 
 logger = logging.getLogger(__name__)
 
+OUTDATED = "outdated"  # in the place of a data hash
 METRICS = NAMES  # one column each
 
 SCHEMA: dict[str, Any] = {
@@ -85,7 +86,7 @@ def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> 
         record = _readable_record(folder)
         if record:
             if record.dataset not in hashes:
-                hashes[record.dataset] = data_hash(record.dataset, data)
+                hashes[record.dataset] = data_hash(record.dataset, config, data)
             rows.append(_row(record, is_stale(record, config, hashes[record.dataset])))
     frame = pl.DataFrame(rows, schema=SCHEMA)
     # "The last ten items of the history" has no meaning once the history is removed.
@@ -146,13 +147,18 @@ def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.Da
     return pl.concat([own.select(trials.columns), references])
 
 
-def data_hash(dataset: str, data: DataRoot) -> str | None:
+def data_hash(dataset: str, config: Config, data: DataRoot) -> str | None:
     """The logical data hash of today's splits, or None when there are none.
+
+    OUTDATED, which no trial has, where they are not of today's raw file or configuration: what
+    hash they would have is not known before they are made again.
 
     Raises:
         SplitsError: their `stats.json` is damaged.
     """
     stats = statistics_on_disk(data.splits(dataset))
+    if dataset in config.datasets and are_outdated(dataset, config.datasets[dataset], data):
+        return OUTDATED
     return None if stats is None else str(stats["data_hash"])
 
 
@@ -193,7 +199,7 @@ def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     return {name: values.get(name) for name in SCHEMA}
 
 
-def trial_status(trial: Trial, data: DataRoot) -> str:
+def trial_status(trial: Trial, config: Config, data: DataRoot) -> str:
     """ "done", "stale", "running", "interrupted" or "missing": how a trial stands today."""
     folder = trial.id.folder(data)
     attempt = read_attempt(folder)
@@ -203,7 +209,7 @@ def trial_status(trial: Trial, data: DataRoot) -> str:
         return "running"
     if _readable_record(folder) is None:
         return "interrupted"
-    today = trial.fingerprint(data_hash(trial.dataset, data) or attempt.data_hash)
+    today = trial.fingerprint(data_hash(trial.dataset, config, data) or attempt.data_hash)
     return "done" if attempt.fingerprint == today else "stale"
 
 
@@ -216,6 +222,6 @@ def disposable(data: DataRoot, config: Config) -> list[tuple[Path, str]]:
             continue
         if not (folder / RECORD).exists():
             found.append((folder, "interrupted"))
-        elif is_stale(attempt, config, data_hash(attempt.dataset, data)):
+        elif is_stale(attempt, config, data_hash(attempt.dataset, config, data)):
             found.append((folder, "stale"))
     return found

@@ -297,7 +297,7 @@ class Tracker:
         """All tags that follow from the folder and today's configuration."""
         self._config = self._config or load_config(self.data)
         attempt = Attempt.model_validate(view.attempt)
-        stale = is_stale(attempt, self._config, data_hash(attempt.dataset, self.data))
+        stale = is_stale(attempt, self._config, data_hash(attempt.dataset, self._config, self.data))
         names = (
             "attempt",
             "commit",

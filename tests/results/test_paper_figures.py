@@ -68,7 +68,7 @@ def test_the_learned_attention_is_equation_6_or_7_over_the_past(arm, data, confi
     weights = random_weights(arm, 6)
     finish(data, config, arm, weights=weights)
     trial = config.trial("beauty", arm, 0)
-    found = learned_attention(trial, read_weights(trial, data))
+    found = learned_attention(trial, read_weights(trial, config, data))
     assert len(found) == 2
     for block, attention in enumerate(found):
         prefix = f"blocks.{block}.mixer."

@@ -118,7 +118,7 @@ def test_what_was_trained_before_a_change_is_called_stale_and_mixed_into_nothing
     change(data)
     config = load_config(data)
     trial = config.trial("tiny", "fparec", 0)
-    assert trial_status(trial, data) == "stale"
+    assert trial_status(trial, config, data) == "stale"
     assert median_in_the_table(data) == (None, "stale: seed 0, 1, 2")
     assert leaderboard("tiny", data=data).is_empty()
     heads, *rows = report(data)["trials"]

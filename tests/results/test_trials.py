@@ -70,7 +70,7 @@ def test_an_arm_that_is_configured_no_more_is_stale(data, config):
 
 @pytest.mark.parametrize("model", ["fparec", "popularity"])
 def test_without_splits_here_only_the_configuration_counts(data, config, model):
-    assert data_hash("toys", data) is None
+    assert data_hash("toys", config, data) is None
     write_finished(data, make_attempt(config, "toys", model, 0))
     assert not only_row(data, config)["stale"]
 

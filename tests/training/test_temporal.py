@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_trial
 
-from fparec_pipeline.config import Dataset, Source, Temporal
+from fparec_pipeline.config import Dataset, Temporal, source_of
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.models.untrained import popularity
 from fparec_pipeline.paths import DataRoot
@@ -49,7 +49,7 @@ def splits_of_log(rows, root, **protocol):
     (data.root / "log.csv").write_text(
         "u,i,t\n" + "".join(f"u{u},i{i},{day * DAY}\n" for u, i, day in rows)
     )
-    source = Source(reader="csv", address="log.csv", user="u", item="i", time="t")
+    source = source_of(reader="csv", address="log.csv", user="u", item="i", time="t")
     settings = Temporal(**(CUTS | {"core_on": "train"} | protocol))
     dataset = Dataset(core=1, protocol=settings, sources={"only": source})
     return make_splits("tiny", dataset, data.root / "log.csv", data), data

@@ -1,0 +1,162 @@
+"""`fparec dataset check` and `add`: an own file, before the first run."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fparec_pipeline.cli.shared import app, console
+from fparec_pipeline.config import Config, ConfigError, known, load_config
+from fparec_pipeline.paths import DataRoot
+
+if TYPE_CHECKING:
+    from fparec_pipeline.datasets.inspecting import Section
+
+dataset = typer.Typer(
+    no_args_is_help=True, help="An own file: what is in it, and an entry in datasets.toml for it."
+)
+app.add_typer(dataset, name="dataset")
+
+
+@dataset.command()
+def check(name: Annotated[str, typer.Argument(help="A dataset of datasets.toml.")]) -> None:
+    """Read a dataset's raw file and say what is in it; nothing is trained.
+
+    Rows, users and items; the unit and the span of the times; what is set aside and why;
+    duplicates; what each core leaves; a sample. The first command to run on an own file.
+
+    Example: fparec dataset check orders
+    """
+    data = DataRoot.default()
+    config = load_config(data)
+    known(name, config.datasets, "dataset")
+    _check(name, config, data)
+
+
+@dataset.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="A CSV or parquet file, or a folder of them.")],
+    name: Annotated[str | None, typer.Option(help="Default: after the file.")] = None,
+    user: Annotated[str | None, typer.Option(help="The column of users.")] = None,
+    item: Annotated[str | None, typer.Option(help="The column of items.")] = None,
+    time: Annotated[str | None, typer.Option(help="The column of times.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Between fields; default: found.")] = None,
+    core: Annotated[
+        int, typer.Option(min=1, help="Interactions that every user and item keeps at least.")
+    ] = 5,
+    yes: Annotated[bool, typer.Option("--yes", help="Take the guesses, do not ask.")] = False,
+) -> None:
+    """Write an entry for an own file into datasets.toml, and check it.
+
+    What no option says is guessed from the file's first lines and asked; without a terminal, or
+    with --yes, a guess is taken.
+
+    Example: fparec dataset add /exports/orders.csv --user customer --item sku --time ordered_at
+    """
+    from fparec_pipeline.datasets.guessing import guessed
+
+    data = DataRoot.default()
+    config = load_config(data)
+    path = file.expanduser().resolve()
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}.")
+    keys = guessed(path)
+    if separator is not None and keys["reader"] == "csv":
+        keys["separator"] = separator.replace("\\t", "\t")
+    columns = keys.pop("columns")
+    ask = sys.stdin.isatty() and not yes
+    for key, given in {"user": user, "item": item, "time": time}.items():
+        keys[key] = _column(key, given, keys.get(key), columns, ask, check=separator is None)
+    called = _name(name or re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-"), config)
+    inside = path.is_relative_to(data.root)
+    keys["address"] = str(path.relative_to(data.root) if inside else path)
+    entry = _entry(called, core, keys)
+    _append(data.root / "datasets.toml", entry)
+    console.print(f"Written to {data.root / 'datasets.toml'}:", highlight=False, soft_wrap=True)
+    console.print(entry, markup=False, highlight=False, soft_wrap=True)
+    _check(called, load_config(data), data)
+
+
+def _column(
+    key: str, given: str | None, guess: str | None, columns: list[str], ask: bool, *, check: bool
+) -> str:
+    """The column that is `key`: as an option says, else as asked, else as guessed.
+
+    Raises:
+        ConfigError: there is no such column, or nothing tells.
+    """
+    if given is not None:
+        return known(given, columns, "column") if check else given
+    if ask:
+        console.print(f"Columns: {escape(', '.join(columns))}", highlight=False)
+        answer: str = typer.prompt(f"Which is the {key}?", default=guess)
+        return known(answer, columns, "column")
+    if guess is None:
+        raise ConfigError(
+            f"No column tells by its name that it is the {key}; give --{key}. There are: "
+            f"{', '.join(columns)}."
+        )
+    return guess
+
+
+def _name(name: str, config: Config) -> str:
+    if name in config.datasets:
+        raise ConfigError(f"There is a dataset {name!r} already; give another --name.")
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        raise ConfigError(f"{name!r} cannot be a name; give --name with letters, digits, _, - or .")
+    return name
+
+
+def _entry(name: str, core: int, keys: dict[str, Any]) -> str:
+    """The entry as TOML, whose strings are written as JSON's are."""
+    order = ("reader", "address", "separator", "user", "item", "time")
+    table = f'"{name}"' if "." in name else name
+    lines = [f"[{table}]", f"core = {core}", f"[{table}.sources.own]"]
+    lines += [
+        f"{key} = {json.dumps(keys[key], ensure_ascii=False)}" for key in order if key in keys
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _append(path: Path, entry: str) -> None:
+    from fparec_pipeline.datasets.files import write_atomically
+
+    before = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+    between = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+    with write_atomically(path) as part:
+        part.write_text(before + between + entry, encoding="utf-8")
+
+
+def _check(name: str, config: Config, data: DataRoot) -> None:
+    from fparec_pipeline.datasets.inspecting import inspect
+
+    with console.status(f"{name}: reading"):
+        sections = inspect(name, config.datasets[name], data)
+    for section in sections:
+        _print(section)
+    console.print(
+        f"\nTrain on it:  fparec run --datasets {name} --models fparec,sasrec --seeds 0",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print(section: "Section") -> None:
+    console.print(f"\n[bold]{escape(section.title)}[/]")
+    if section.values:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for label, value in section.values:
+            grid.add_row(f"  {escape(label)}", escape(value))
+        console.print(grid, highlight=False)
+    if section.rows:
+        table = Table(*map(escape, section.header), box=None, padding=(0, 2))
+        for row in section.rows:
+            table.add_row(*map(escape, row))
+        console.print(table, highlight=False)

@@ -1,0 +1,87 @@
+"""`fparec dataset check` and `add`, as a newcomer uses them."""
+
+import tomllib
+
+import pytest
+from typer.testing import CliRunner
+
+from fparec_pipeline.cli import app
+from fparec_pipeline.config import ConfigError, load_config
+from fparec_pipeline.paths import DataRoot
+
+ROWS = [(f"c{c}", f"p{p}", 1_600_000_000 + 60 * (10 * c + p)) for c in range(8) for p in range(8)]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("FPAREC_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def exported(path, separator=",", header=("customer_id", "title", "sku", "ordered_at"), extra=""):
+    lines = [separator.join(header)]
+    lines += [separator.join((c, "x", p, str(t))) for c, p, t in ROWS]
+    path.write_text("\n".join(lines) + "\n" + extra)
+    return path
+
+
+def fparec(*arguments, **options):
+    return CliRunner().invoke(app, ["dataset", *map(str, arguments)], **options)
+
+
+def test_check_says_what_is_in_a_file(root, tmp_path):
+    file = exported(tmp_path / "orders.csv", extra="NULL,x,p1,1600000000\n")
+    chosen = ("--item", "sku", "--time", "ordered_at")
+    answer = fparec("add", file, *chosen)
+    assert answer.exit_code == 0, answer.output
+    again = fparec("check", "orders")
+    assert again.exit_code == 0
+    for words in ("rows", "65", "set aside", "no user", "seconds since 1970", "2020-09-13 12:26:40",
+                  "5 (chosen)", "customer_id", "c0, in order of time"):  # fmt: skip
+        assert words in again.output
+        assert words in answer.output
+    assert not (root / "splits").exists()
+    assert "fparec run --datasets orders" in again.output
+    assert [line for line in again.output.splitlines() if len(line) > 200] == []
+
+
+def test_add_guesses_and_writes_an_entry_that_loads(root, tmp_path):
+    names = ("user_id", "title", "product_id", "timestamp")
+    file = exported(tmp_path / "my orders.tsv", "\t", names)
+    (root / "datasets.toml").write_text("# mine\n[beauty]\ncore = 5")
+    answer = fparec("add", file, "--core", "3")
+    assert answer.exit_code == 0, answer.output
+    text = (root / "datasets.toml").read_text()
+    assert text.startswith("# mine\n[beauty]\ncore = 5\n\n[my-orders]")
+    assert tomllib.loads(text)["my-orders"] == {
+        "core": 3,
+        "sources": {
+            "own": {
+                "reader": "csv", "address": str(file), "separator": "\t",
+                "user": "user_id", "item": "product_id", "time": "timestamp",
+            }
+        },
+    }  # fmt: skip
+    assert load_config(DataRoot(root)).datasets["my-orders"].core == 3
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "::"])
+def test_add_finds_the_separator(root, tmp_path, separator):
+    file = exported(tmp_path / "o.csv", separator, ("user_id", "title", "movieId", "timestamp"))
+    assert fparec("add", file).exit_code == 0
+    assert load_config(DataRoot(root)).datasets["o"].active_source.separator == separator
+
+
+def test_add_names_what_it_cannot_tell_and_writes_nothing(root, tmp_path):
+    answer = fparec("add", exported(tmp_path / "orders.csv", header=("a", "b", "c", "d")))
+    assert isinstance(answer.exception, ConfigError)
+    assert "--user" in str(answer.exception)
+    assert "a, b, c, d" in str(answer.exception)
+    assert not (root / "datasets.toml").exists()
+
+
+def test_add_refuses_a_name_that_is_taken(root, tmp_path):
+    file = exported(tmp_path / "beauty.csv", header=("user", "t", "item", "time"))
+    answer = fparec("add", file)
+    assert "'beauty' already" in str(answer.exception)
