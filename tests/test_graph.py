@@ -136,7 +136,7 @@ def test_an_arm_that_studies_share_is_trained_once_and_shown_in_both(tmp_path: P
         attempt = read_record(folder).attempt
         for arm in ("fparec_eight", "fparec_five"):
             key = dg.MultiPartitionKey({"dataset": "tiny", "trial": f"{arm}·0"})
-            assert materialize(data, instance, ["trained/windows"], key).success
+            assert materialize(data, instance, ["trained/windows_arms"], key).success
         materialize(data, instance, ["trials"], "tiny")
         run = materialize(data, instance, ["windows"], None)
     assert read_record(folder).attempt == attempt

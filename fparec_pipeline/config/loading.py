@@ -40,6 +40,9 @@ def load_config(data: DataRoot | None = None) -> Config:
     paper = _read_toml(FILES / "paper.toml")
     content = {
         "datasets": _entries(Dataset, "datasets.toml", root),
+        "descriptions": {
+            name: words for name, arm in tables.items() if (words := arm.pop("description", ""))
+        },
         "titles": {name: arm.pop("title", name) for name, arm in tables.items()} | REFERENCES,
         "changes_on": {name: arm.pop("on", {}) for name, arm in tables.items()},
         "arms": arms,

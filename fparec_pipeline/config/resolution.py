@@ -37,6 +37,7 @@ class Config(BaseModel):
     changes_on: dict[str, dict[str, dict[str, Any]]]  # arm -> dataset -> what it changes there
     variants: dict[str, str]  # arm that is a study's variant -> that study
     titles: dict[str, str]  # arm or reference -> name as printed
+    descriptions: dict[str, str]  # arm -> what it does, in one or two sentences; may lack any
     defaults: dict[str, Any]
     studies: dict[str, Study]
     # study -> dataset -> arm -> metric -> value, as printed in the paper

@@ -1,6 +1,7 @@
 """Medians and leaderboard by dataset, the result tables, and the paper's figures."""
 
 import base64
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -8,6 +9,13 @@ import polars as pl
 from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.defs.automation import keep_current
+from fparec_pipeline.defs.checks import (
+    MEDIAN_CHECKS,
+    TRIAL_CHECKS,
+    check_results,
+    check_specs,
+    column_schema,
+)
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.resources import Workspace
@@ -20,6 +28,7 @@ from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.study_table import escaped, leaderboard_markdown
 from fparec_pipeline.results.tables import render, table_names
 from fparec_pipeline.results.trials import read_trials, trials_path, write_trials
+from fparec_pipeline.results.winner import Winner, sentence, winner
 from fparec_pipeline.training.record import write_parquet
 
 # Of the two tables that are no study's.
@@ -53,6 +62,7 @@ def _trials_asset(config: Config) -> dg.AssetsDefinition:
         owners=["team:research"],
         code_version="1",
         automation_condition=keep_current(),
+        check_specs=check_specs(TRIAL_CHECKS, "trials"),
         description="All finished trials of a dataset as one frame, a row a trial, read from their "
         "folders. Every result is made of it.",
     )
@@ -61,14 +71,16 @@ def _trials_asset(config: Config) -> dg.AssetsDefinition:
         dataset, data = context.partition_key, workspace.data
         frame = write_trials(data, config, dataset)
         return dg.MaterializeResult(
+            check_results=check_results(TRIAL_CHECKS, frame, data),
             metadata={
+                "dagster/column_schema": column_schema(frame),
                 "trained": int(frame["trained"].sum()),
                 "untrained": int((~frame["trained"]).sum()),
                 "stale": int(frame["stale"].sum()),
                 "published": int(frame["published"].sum()),
                 "dagster/row_count": frame.height,
                 "path": dg.MetadataValue.path(trials_path(data, dataset)),
-            }
+            },
         )
 
     return trials
@@ -83,6 +95,7 @@ def _medians_asset(config: Config) -> dg.AssetsDefinition:
         owners=["team:research"],
         code_version="2",
         automation_condition=keep_current(),
+        check_specs=check_specs(MEDIAN_CHECKS, "medians"),
         description="The median over seeds of every model of a dataset that has a trial, with "
         "95 % intervals over users. Provisional with fewer than three seeds.",
     )
@@ -94,12 +107,14 @@ def _medians_asset(config: Config) -> dg.AssetsDefinition:
         path = medians_path(data, dataset)
         write_parquet(path, frame)
         return dg.MaterializeResult(
+            check_results=check_results(MEDIAN_CHECKS, frame, data),
             metadata={
+                "dagster/column_schema": column_schema(frame),
                 "models": int(frame["trained"].sum()),
                 "provisional": int(frame["provisional"].sum()),
                 "dagster/row_count": frame.height,
                 "path": dg.MetadataValue.path(path),
-            }
+            },
         )
 
     return medians
@@ -121,9 +136,11 @@ def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
         data, dataset = workspace.data, context.partition_key
-        rows = ranked(pl.read_parquet(medians_path(data, dataset)), dataset).to_dicts()
-        markdown = leaderboard_markdown(rows, config)
-        return _publish(data, f"leaderboard_{dataset}", markdown, rows)
+        frame = ranked(pl.read_parquet(medians_path(data, dataset)), dataset)
+        found = winner(frame, dataset, UserRanks(config, data))
+        markdown = leaderboard_markdown(frame.to_dicts(), config, found)
+        published = _publish(data, f"leaderboard_{dataset}", markdown, frame.to_dicts())
+        return dg.MaterializeResult(metadata=winner_metadata(found, config) | published)
 
     return leaderboard
 
@@ -136,7 +153,7 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=name,
         deps=deps,
-        group_name="results",
+        group_name="tables",
         kinds={"polars", "mlflow"},
         owners=["team:research"],
         code_version="1",
@@ -147,7 +164,7 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
     def table(workspace: Workspace) -> dg.MaterializeResult:
         data = workspace.data
         rendered = render(name, read_trials(data), config, data)
-        return _publish(data, name, *rendered)
+        return dg.MaterializeResult(metadata=_publish(data, name, *rendered))
 
     return table
 
@@ -159,7 +176,7 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
         name=name,
         partitions_def=dataset_partitions(config) if name in ARMS else None,
         deps=["trials"] if name in ARMS else [],
-        group_name="results",
+        group_name="figures",
         kinds={"matplotlib"},
         owners=["team:research"],
         code_version="1",
@@ -215,8 +232,24 @@ def _report_asset(config: Config) -> dg.AssetsDefinition:
     return report
 
 
-def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dg.MaterializeResult:
-    """To a file, to MLflow, and to Dagster's page."""
+def winner_metadata(found: Winner | None, config: Config) -> dict[str, Any]:
+    """The answer in words, and in numbers that the page plots over time."""
+    if found is None:
+        return {}
+    numbers: dict[str, Any] = {
+        "best_model": config.titles.get(found.arm, found.arm),
+        "best_ndcg_at_10": dg.MetadataValue.float(found.median),
+        "significantly_ahead_of_all": dg.MetadataValue.bool(found.sure),
+        "models_not_told_from_the_best": dg.MetadataValue.int(len(found.not_ahead_of)),
+        "published": dg.MetadataValue.bool(found.published),
+    }
+    if found.margin is not None:
+        numbers["margin_ndcg_at_10"] = dg.MetadataValue.float(found.margin)
+    return {"answer": sentence(found, config.titles)} | numbers
+
+
+def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dict[str, Any]:
+    """To a file and to MLflow; returns what Dagster's page shows."""
     from fparec_pipeline.tracking import Tracker
 
     path = data.results / f"{name}.md"
@@ -225,10 +258,8 @@ def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dg.M
     tracker = Tracker(None, data)
     run_id = tracker.log_table(name, markdown, rows)
     url = tracker.run_url(run_id) if run_id else None
-    return dg.MaterializeResult(
-        metadata={
-            "table": dg.MetadataValue.md(markdown),
-            "path": dg.MetadataValue.path(path),
-            **({"mlflow_run": dg.MetadataValue.url(url)} if url else {}),
-        }
-    )
+    return {
+        "table": dg.MetadataValue.md(markdown),
+        "path": dg.MetadataValue.path(path),
+        **({"mlflow_run": dg.MetadataValue.url(url)} if url else {}),
+    }

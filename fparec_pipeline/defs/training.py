@@ -99,18 +99,42 @@ def _uninterrupted() -> Iterator[None]:
 def training_assets(config: Config) -> list[dg.AssetsDefinition]:
     """One asset for each arm of models.toml and for each study with variants."""
     arms = [
-        _training_asset(config, arm, config.titles[arm], trial_partitions(config), arm)
+        _training_asset(config, arm, _words_of_arm(config, arm), trial_partitions(config), arm)
         for arm in config.arms
         if arm not in config.variants
     ]
     studies = [
         _training_asset(
-            config, name, f"The arms of: {study.title}", study_partitions(config, name), None
+            config,
+            _arms_of(name),
+            _words_of_study(config, name),
+            study_partitions(config, name),
+            None,
         )
-        for name, study in config.studies.items()
+        for name in config.studies
         if _has_asset(config, name)
     ]
     return arms + studies
+
+
+def _words_of_arm(config: Config, arm: str) -> str:
+    return f"{config.titles[arm]}. {config.descriptions.get(arm, '')}".strip()
+
+
+def _words_of_study(config: Config, study: str) -> str:
+    arms = ", ".join(config.titles[arm] for arm in config.studies[study].arms)
+    return f"All arms of the study `{study}` ({config.studies[study].title}): {arms}."
+
+
+def _group(config: Config, arm: str | None) -> str:
+    """The benchmark's arms apart from those of other studies, so that the graph can be read."""
+    of_benchmark = "benchmark" in config.studies and arm in config.studies["benchmark"].arms
+    return "benchmark_arms" if of_benchmark else "study_arms"
+
+
+def _arms_of(study: str) -> str:
+    """The name of a study's training asset: its table is called as the study itself."""
+    return f"{study}_arms"
 
 
 def _has_asset(config: Config, study: str) -> bool:
@@ -120,13 +144,13 @@ def _has_asset(config: Config, study: str) -> bool:
 def training_keys(config: Config) -> list[dg.AssetKey]:
     """The keys of all `training_assets`."""
     names = [arm for arm in config.arms if arm not in config.variants]
-    names += [study for study in config.studies if _has_asset(config, study)]
+    names += [_arms_of(study) for study in config.studies if _has_asset(config, study)]
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
 def study_keys(config: Config, study: str) -> list[dg.AssetKey]:
     """The assets that train a study's arms; they share one partitions definition."""
-    names = [study] if _has_asset(config, study) else config.studies[study].arms
+    names = [_arms_of(study)] if _has_asset(config, study) else config.studies[study].arms
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
@@ -169,7 +193,7 @@ def places(config: Config, trial: TrialId) -> list[tuple[dg.AssetKey, dg.MultiPa
     ]
     return own + [
         (
-            dg.AssetKey([TRAINED, study]),
+            dg.AssetKey([TRAINED, _arms_of(study)]),
             dg.MultiPartitionKey({"dataset": dataset, "trial": arm_and_seed(arm, seed)}),
         )
         for arm in names
@@ -189,13 +213,14 @@ def _training_asset(
         key=[TRAINED, name],
         partitions_def=partitions,
         deps=["splits"],
-        group_name="training",
+        group_name=_group(settings, arm),
         pool="training",
         kinds={"pytorch"},
         owners=["team:research"],
         code_version=str(TRAINING_VERSION),
-        description=f"{title}, trained with early stopping on validation NDCG@10 and ranked on "
-        "all users against all items. One partition is one trial.",
+        description=f"{title}\n\nOne partition is one trial: trained with early stopping on "
+        "validation NDCG@10, then every user's target is ranked against all items. A trial that is "
+        "there is reused; `retrain` trains it again.",
     )
     @explained
     def trained(
@@ -301,7 +326,7 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
     @dg.asset(
         partitions_def=dataset_partitions(config),
         deps=["splits"],
-        group_name="training",
+        group_name="benchmark_arms",
         kinds={"numpy"},
         owners=["team:research"],
         code_version=str(TRAINING_VERSION),

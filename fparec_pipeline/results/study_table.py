@@ -10,11 +10,14 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from fparec_pipeline.config import Config, Study
+
+if TYPE_CHECKING:
+    from fparec_pipeline.results.winner import Winner
 
 # Metric -> heading. The paper keeps the history; with it removed there is nothing to compare.
 COLUMNS = {
@@ -203,25 +206,44 @@ def to_markdown(table: Table) -> str:
     return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
 
 
-def leaderboard_markdown(rows: list[dict[str, Any]], config: Config) -> str:
+def leaderboard_markdown(
+    rows: list[dict[str, Any]], config: Config, found: "Winner | None" = None
+) -> str:
     """A dataset's leaderboard, its entries in their order, as a markdown table.
 
     Args:
-        rows: `medians.leaderboard` of one dataset.
+        rows: `medians.leaderboard` of one dataset, perhaps with intervals.
         config: for titles; an entry that it does not know keeps its name.
+        found: the winner: it stands in bold, and what cannot be told from it has the mark ≈.
     """
     lines = []
+    level = found.not_ahead_of if found else ()
     for row in rows:
-        values = [_number(_rounded(row[metric])) for metric in COLUMNS]
         seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
-        provisional = " (provisional)" if row["provisional"] else ""
-        name = escaped(config.titles.get(row["model"], row["model"]))
-        title = name + (DAGGER if row["capped"] else "")
-        lines.append([title, *values, seeds + provisional])
+        notes = [note for note in ("provisional", "published") if row.get(note) and row["trained"]]
+        name = escaped(config.titles.get(row["model"], row["model"])) + (
+            DAGGER if row["capped"] else ""
+        )
+        if found and row["model"] == found.arm:
+            name = f"**{name}**"
+        if row["model"] in level:
+            name += f" {LEVEL}"
+        values = [_with_interval(row, metric) for metric in COLUMNS]
+        lines.append([name, *values, seeds + (f" ({', '.join(notes)})" if notes else "")])
     text = markdown_table(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
-    return text + ("\n\n" + _CAPPED if any(row["capped"] for row in rows) else "") + "\n"
+    notes = [_CAPPED] if any(row["capped"] for row in rows) else []
+    if found and level:
+        notes.append(f"{LEVEL} Not significantly behind the best in {COLUMNS[found.metric]}.")
+    return "\n\n".join([text, *notes]) + "\n"
 
 
+def _with_interval(row: dict[str, Any], metric: str) -> str:
+    low, high = row.get(f"{metric}/low"), row.get(f"{metric}/high")
+    number = _number(_rounded(row[metric]))
+    return number if low is None else f"{number} [{_number(low)}, {_number(high)}]"
+
+
+LEVEL = "≈"
 _CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become better."
 
 

@@ -83,11 +83,14 @@ def test_a_table_has_no_partitions(defs):
     assert asset(defs, "table_3").partitions_def is None
 
 
+GROUPS = ("data", "benchmark_arms", "study_arms", "results", "tables", "figures")
+
+
 def test_every_asset_says_what_it_is(defs, data):
     specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
     config = load_config(data)
     arms = set(config.arms) - set(config.variants)
-    studies = set(config.variants.values())
+    studies = {f"{study}_arms" for study in config.variants.values()}
     others = {"raw", "splits", "references", "trials", "medians", "leaderboard"}
     results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", "report", *config.studies}
     assert {key.to_user_string() for key in specs} == others | results | {
@@ -98,7 +101,7 @@ def test_every_asset_says_what_it_is(defs, data):
         assert spec.owners
         assert spec.kinds
         assert spec.code_version
-        assert spec.group_name in ("data", "training", "results")
+        assert spec.group_name in GROUPS
 
 
 def test_training_waits_in_the_pool(defs):
@@ -110,7 +113,7 @@ def test_trials_depend_on_every_arm_and_the_references(defs, data):
     config = load_config(data)
     arms = set(config.arms) - set(config.variants)
     trained = {dg.AssetKey(["trained", model]) for model in arms}
-    studies = {dg.AssetKey(["trained", name]) for name in VARYING}
+    studies = {dg.AssetKey(["trained", f"{name}_arms"]) for name in VARYING}
     assert parents == trained | studies | {dg.AssetKey("references")}
 
 
@@ -119,7 +122,7 @@ VARYING = ("table_5", "table_6", "sequence_length", "position_embedding")  # stu
 
 @pytest.mark.parametrize("study", VARYING)
 def test_a_study_with_variants_is_one_asset_by_dataset_and_arm_with_seed(defs, data, study):
-    partitions = asset(defs, "trained", study).partitions_def
+    partitions = asset(defs, "trained", f"{study}_arms").partitions_def
     dimensions = {d.name: d.partitions_def for d in partitions.partitions_defs}
     assert set(dimensions) == {"dataset", "trial"}
     config = load_config(data)
@@ -127,7 +130,7 @@ def test_a_study_with_variants_is_one_asset_by_dataset_and_arm_with_seed(defs, d
         f"{arm}·{seed}" for arm in config.studies[study].arms for seed in (0, 1, 2)
     ]
     job = defs.resolve_job_def(f"train_{study}").asset_layer
-    assert job.executable_asset_keys == {dg.AssetKey(["trained", study])}
+    assert job.executable_asset_keys == {dg.AssetKey(["trained", f"{study}_arms"])}
 
 
 @pytest.mark.parametrize("study", ["table_3", *VARYING])
@@ -142,9 +145,9 @@ def test_a_trial_is_shown_in_every_study_that_has_its_arm(data):
     """n = 500, k = 40 and two blocks stand in three studies; the first of them trains it."""
     shown = places(load_config(data), TrialId("ml-1m", "fparec_k40", 1))
     assert [(key.path[-1], str(partition)) for key, partition in shown] == [
-        ("table_5", "ml-1m|fparec_k40·1"),
-        ("table_6", "ml-1m|fparec_blocks2·1"),
-        ("sequence_length", "ml-1m|fparec_long·1"),
+        ("table_5_arms", "ml-1m|fparec_k40·1"),
+        ("table_6_arms", "ml-1m|fparec_blocks2·1"),
+        ("sequence_length_arms", "ml-1m|fparec_long·1"),
     ]
 
 

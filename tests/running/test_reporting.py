@@ -11,9 +11,9 @@ from fparec_pipeline.running.reporting import report_missing
 # Where FPARec with the packaged n = 50, k = 20 and two blocks stands.
 PLACES = {
     "trained/fparec": "ml-latest-small|0",
-    "trained/table_6": "ml-latest-small|fparec_blocks2·0",
-    "trained/sequence_length": "ml-latest-small|fparec_short·0",
-    "trained/position_embedding": "ml-latest-small|fparec_without_position·0",
+    "trained/table_6_arms": "ml-latest-small|fparec_blocks2·0",
+    "trained/sequence_length_arms": "ml-latest-small|fparec_short·0",
+    "trained/position_embedding_arms": "ml-latest-small|fparec_without_position·0",
 }
 
 

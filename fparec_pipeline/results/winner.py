@@ -1,0 +1,152 @@
+"""Who wins on a dataset, by how much, and is it sure: one answer for page, report and terminal.
+
+The winner is the trained model with the best median. It is tested against every other trained
+model, paired over users, with Holm's correction (`significance.compare`): "not significantly ahead
+of" is said of all that the test cannot tell from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fparec_pipeline.results.significance import UserRanks, compare
+from fparec_pipeline.results.study_table import COLUMNS
+from fparec_pipeline.training.metrics import per_target
+
+HEADLINE = "test/ndcg_at_10"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another trained model, and the winner's test against it."""
+
+    arm: str
+    median: float
+    difference: float | None  # winner minus it, mean over users and seeds; None: ranks are damaged
+    p_holm: float | None
+
+    ahead: bool = False  # whether the winner is significantly ahead of it
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trained model of a dataset by one metric."""
+
+    dataset: str
+    metric: str
+    arm: str
+    median: float
+    interval: tuple[float, float] | None
+    seeds: tuple[int, ...]
+    provisional: bool
+    published: bool
+    margin: float | None  # its median minus the next best; None where it is alone
+    rivals: tuple[Rival, ...]  # best first
+    untrained_above: tuple[str, ...]  # references whose value is at least as good
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is significantly ahead of every other trained model, of which there is one."""
+        return bool(self.rivals) and all(rival.ahead for rival in self.rivals)
+
+    @property
+    def not_ahead_of(self) -> tuple[str, ...]:
+        """The models that the test cannot tell from it."""
+        return tuple(rival.arm for rival in self.rivals if not rival.ahead)
+
+
+def winner(
+    medians: pl.DataFrame, dataset: str, users: UserRanks, metric: str = HEADLINE
+) -> Winner | None:
+    """The winner of a dataset; None where no model has been trained.
+
+    Args:
+        medians: `available_medians`, perhaps with intervals.
+        dataset: whose models are compared.
+        users: gives each user's ranks.
+        metric: by which; of a model without enough seeds it counts only where no other has them.
+    """
+    rows = (
+        medians.filter(pl.col("dataset") == dataset, pl.col(metric).is_not_null())
+        .sort(metric, "model", descending=[True, False])
+        .to_dicts()
+    )
+    trained = [row for row in rows if row["trained"]]
+    if not trained:
+        return None
+    best = next((row for row in trained if not row["provisional"]), trained[0])
+    others = [row for row in trained if row is not best]
+    return Winner(
+        dataset=dataset,
+        metric=metric,
+        arm=best["model"],
+        median=best[metric],
+        interval=users.interval(dataset, best["model"], tuple(best["seeds"]), metric),
+        seeds=tuple(best["seeds"]),
+        provisional=best["provisional"],
+        published=best["published"],
+        margin=best[metric] - others[0][metric] if others else None,
+        rivals=tuple(_rivals(best, others, users, metric)),
+        untrained_above=tuple(
+            row["model"] for row in rows if not row["trained"] and row[metric] >= best[metric]
+        ),
+    )
+
+
+def _rivals(
+    best: dict[str, Any], others: list[dict[str, Any]], users: UserRanks, metric: str
+) -> list[Rival]:
+    part = metric.partition("/")[0]
+    values: dict[str, np.ndarray] = {}
+    for row in (best, *others):
+        ranks = users.read(row["dataset"], row["model"], tuple(row["seeds"]))
+        if ranks:
+            values[row["model"]] = per_target(ranks[part], metric)
+    tests = compare(values, [(best["model"], row["model"]) for row in others])
+    rivals = []
+    for row in others:
+        test = tests.get((best["model"], row["model"]))
+        rivals.append(
+            Rival(
+                arm=row["model"],
+                median=row[metric],
+                difference=None if test is None else test.difference,
+                p_holm=None if test is None else test.p_holm,
+                ahead=test is not None and test.significant and test.difference > 0,
+            )
+        )
+    return rivals
+
+
+def sentence(found: Winner, titles: Mapping[str, str]) -> str:
+    """The answer in words, with plain text for names.
+
+    Args:
+        found: the winner.
+        titles: arm -> name as printed; an arm that it lacks keeps its name.
+    """
+    name = titles.get(found.arm, found.arm)
+    heading = COLUMNS.get(found.metric, found.metric)
+    words = f"{name} has the best {heading}: {found.median:.4f}"
+    if found.interval:
+        words += f" [{found.interval[0]:.4f}, {found.interval[1]:.4f}]"
+    words += f" (seeds {', '.join(map(str, found.seeds))})."
+    if found.provisional:
+        words += " Provisional: fewer than three seeds."
+    ahead = [titles.get(r.arm, r.arm) for r in found.rivals if r.ahead]
+    if not found.rivals:
+        words += " No other model has been trained."
+    elif found.sure:
+        words += f" It is significantly ahead of every other model, by {found.margin:.4f} or more."
+    else:
+        level = [titles.get(arm, arm) for arm in found.not_ahead_of]
+        words += f" Not significantly ahead of {', '.join(level)}."
+        if ahead:
+            words += f" Significantly ahead of {', '.join(ahead)}."
+    if found.untrained_above:
+        above = ", ".join(titles.get(name, name) for name in found.untrained_above)
+        words += f" Untrained and at least as good: {above}."
+    return words

@@ -1,0 +1,94 @@
+"""Who wins: the best median, tested against the others by another library's t-test."""
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+from trial_folders import make_attempt, write_finished, write_splits
+
+from fparec_pipeline.results.medians import available_medians
+from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.results.winner import sentence, winner
+from fparec_pipeline.training.record import RANKS, RECORD, sha256
+
+NDCG = "test/ndcg_at_10"
+USERS = 400
+
+
+def finish(data, config, arm, median, ranks, seeds=(0, 1, 2)):
+    """Finished trials with this NDCG@10 and these ranks of every user."""
+    for seed in seeds:
+        folder = write_finished(data, make_attempt(config, "beauty", arm, seed), {NDCG: median})
+        columns = dict.fromkeys(("valid", "valid_unseen", "test", "test_unseen"), ranks)
+        pl.DataFrame({"user": range(len(ranks))} | columns).write_parquet(folder / RANKS)
+        record = (folder / RECORD).read_text()
+        old = pl.Series([record]).str.extract(rf'"{RANKS}": "([0-9a-f]+)"').item()
+        (folder / RECORD).write_text(record.replace(old, sha256(folder / RANKS)))
+
+
+def found(data, config):
+    medians = available_medians(trials_frame(data, config))
+    return winner(medians, "beauty", UserRanks(config, data))
+
+
+@pytest.fixture(autouse=True)
+def _splits(data):
+    write_splits(data, "beauty")
+
+
+def test_without_a_trained_model_nobody_wins(data, config):
+    finish(data, config, "popularity", 0.02, [5] * USERS, seeds=(0,))
+    assert found(data, config) is None
+
+
+def test_a_clear_winner_is_ahead_of_all(data, config):
+    draw = np.random.default_rng(0)
+    good = draw.integers(1, 5, USERS).tolist()
+    poor = draw.integers(20, 60, USERS).tolist()
+    finish(data, config, "fparec", 0.06, good)
+    finish(data, config, "sasrec", 0.04, poor)
+    answer = found(data, config)
+    assert (answer.arm, answer.sure, answer.not_ahead_of) == ("fparec", True, ())
+    assert answer.margin == pytest.approx(0.02)
+    gain = np.array([1 / np.log2(1 + r) if r <= 10 else 0 for r in good])
+    none = np.array([1 / np.log2(1 + r) if r <= 10 else 0 for r in poor])
+    expected = stats.ttest_1samp(gain - none, 0).pvalue  # the paired test, written another way
+    assert answer.rivals[0].p_holm == pytest.approx(expected)
+    assert "significantly ahead of every other model" in sentence(answer, config.titles)
+
+
+def test_what_cannot_be_told_from_it_is_named(data, config):
+    ranks = np.random.default_rng(0).integers(1, 30, USERS).tolist()
+    finish(data, config, "fparec", 0.0501, ranks)
+    finish(data, config, "sasrec", 0.05, ranks)
+    answer = found(data, config)
+    assert (answer.arm, answer.sure, answer.not_ahead_of) == ("fparec", False, ("sasrec",))
+    assert "Not significantly ahead of SASRec." in sentence(answer, config.titles)
+
+
+def test_a_model_with_few_seeds_wins_only_where_no_other_has_enough(data, config):
+    ranks = [1] * USERS
+    finish(data, config, "parec", 0.09, ranks, seeds=(0,))
+    answer = found(data, config)
+    assert (answer.arm, answer.provisional) == ("parec", True)
+    assert "Provisional" in sentence(answer, config.titles)
+    finish(data, config, "sasrec", 0.05, ranks)
+    assert found(data, config).arm == "sasrec"
+
+
+def test_an_untrained_row_that_is_as_good_is_named(data, config):
+    finish(data, config, "fparec", 0.03, [3] * USERS)
+    finish(data, config, "transitions", 0.04, [2] * USERS, seeds=(0,))
+    answer = found(data, config)
+    assert answer.untrained_above == ("transitions",)
+    assert "at least as good: Transitions" in sentence(answer, config.titles)
+
+
+def test_damaged_ranks_leave_the_winner_without_a_test(data, config):
+    for arm, median in (("fparec", 0.05), ("sasrec", 0.04)):
+        finish(data, config, arm, median, [3] * USERS)
+    (data.trial("beauty", "sasrec", 1) / RANKS).write_bytes(b"no parquet")
+    answer = found(data, config)
+    assert (answer.arm, answer.sure) == ("fparec", False)
+    assert answer.rivals[0].p_holm is None
