@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fparec_pipeline.training.matmul import add_mm, mm
@@ -32,6 +33,16 @@ def block_size(n_items: int, device: torch.device, parts: int = 1) -> int:
     """
     budget = CUDA_BLOCK_BYTES if device.type == "cuda" else BLOCK_BYTES
     return max(16, min(budget // (4 * n_items), 1 << 16) // parts // 16 * 16)
+
+
+def equal_blocks(T: int, largest: int) -> tuple[int, int]:
+    """The number of blocks for T targets, and their common size: a multiple of 64 if it can be.
+
+    oneDNN makes and keeps a primitive for every shape that it sees, and T is another number at
+    every step. With equal blocks of few sizes the memory stays flat.
+    """
+    blocks = max(1, math.ceil(T / largest))
+    return blocks, min(largest, max(1, math.ceil(T / blocks / 64)) * 64)
 
 
 def cross_entropy(
@@ -80,15 +91,16 @@ def loss_and_gradients(
         The loss (scalar), d loss / d hidden (T, d), d loss / d weight (|V|, d).
     """
     T, d = hidden.shape
-    columns = block_size(len(weight), hidden.device, parts)
-    hidden_log2 = (hidden * math.log2(math.e)).T.contiguous()  # (d, T): base-2 logits
+    blocks, columns = equal_blocks(T, block_size(len(weight), hidden.device, parts))
+    padded = F.pad(hidden, (0, 0, 0, blocks * columns - T))  # rows of zeros, which add nothing
+    hidden_log2 = (padded * math.log2(math.e)).T.contiguous()  # (d, T'): base-2 logits
     # The column of ones makes the same product give the softmax's denominators too.
     weight_and_one = torch.cat([weight, weight.new_ones(len(weight), 1)], 1)
     d_weight = torch.zeros_like(weight)
-    sums = hidden.new_empty(d + 1, T)  # Σ_v e_vt·weight_v, and Σ_v e_vt
-    buffer = hidden.new_empty(len(weight) * min(columns, T))
-    top = None if _is_small(hidden_log2, weight) else hidden.new_zeros(T)
-    for start in range(0, T, columns):
+    sums = hidden.new_empty(d + 1, len(padded))  # Σ_v e_vt·weight_v, and Σ_v e_vt
+    buffer = hidden.new_empty(len(weight) * columns)
+    top = None if _is_small(hidden_log2, weight) else hidden.new_zeros(len(padded))
+    for start in range(0, len(padded), columns):
         block = slice(start, start + columns)
         exponentials = mm(weight, hidden_log2[:, block], buffer)  # (|V|, R)
         if top is not None:
@@ -96,10 +108,11 @@ def loss_and_gradients(
             exponentials -= top[block]
         exponentials.exp2_()
         sums[:, block] = mm(weight_and_one.T, exponentials)
-        add_mm(d_weight, exponentials, hidden[block] / sums[d:, block].T)
+        add_mm(d_weight, exponentials, padded[block] / sums[d:, block].T)
+    sums = sums[:, :T]
     total = sums[d]
     target_rows = weight[targets]
-    log_total = total.log() if top is None else total.log() + top * math.log(2)
+    log_total = total.log() if top is None else total.log() + top[:T] * math.log(2)
     loss = (log_total - (hidden * target_rows).sum(1)).sum()
     d_hidden = (sums[:d] / total).T - target_rows
     return loss, d_hidden, d_weight.index_add_(0, targets, hidden, alpha=-1)

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fparec_pipeline.training import loss as loss_module
 from fparec_pipeline.training.loss import cross_entropy
 
 V, D = 1213, 11  # a prime number of items: a multiple of no block
@@ -154,3 +155,21 @@ def test_the_full_logits_never_exist():
     with Largest() as seen:
         cross_entropy(hidden, weight, targets, 1 / T).backward()
     assert seen.numel < T * v / 10
+
+
+def test_any_number_of_targets_is_scored_in_few_shapes(monkeypatch):
+    """oneDNN keeps a primitive a shape: with another shape a step, memory grows for ever."""
+    shapes = set()
+    product = loss_module.mm
+
+    def noted(a, b, buffer=None):
+        shapes.add((*a.shape, b.shape[1]))
+        return product(a, b, buffer)
+
+    monkeypatch.setattr(loss_module, "mm", noted)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3416, 4, generator=generator)
+    for T in torch.randint(1, 3200, (300,), generator=generator).tolist():
+        hidden = torch.randn(T, 4, generator=generator)
+        loss_module.loss_and_gradients(hidden, weight, torch.zeros(T, dtype=torch.int64))
+    assert len(shapes) <= 2 * 8  # scores and sums, in blocks of 64, 128, … 448 targets
