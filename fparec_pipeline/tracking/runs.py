@@ -35,6 +35,7 @@ from fparec_pipeline.results.plots import learning_curve
 from fparec_pipeline.results.trials import data_hash, is_stale
 from fparec_pipeline.training.record import (
     HISTORY,
+    LISTS,
     RANKS,
     RECORD,
     Attempt,
@@ -478,7 +479,7 @@ def _log_result(client: "MlflowClient", run: "Run", view: TrialView, record: Tri
         metrics=[Metric(name, value, at, record.best_epoch) for name, value in values.items()],
         tags=[RunTag("hit_cap", _word(record.hit_cap))],
     )
-    for name in (RECORD, HISTORY, RANKS):
+    for name in (RECORD, HISTORY, RANKS, LISTS):
         if (view.folder / name).exists():
             client.log_artifact(run_id, str(view.folder / name))
     if not view.history.is_empty():

@@ -54,6 +54,7 @@ from fparec_pipeline.training.trial import (
     ended,
     new_attempt,
     next_folder,
+    outcome_of,
     parameter_groups,
     progress_of,
     ranks_of,
@@ -366,6 +367,7 @@ class _StackedTraining:
         self.seats, self.h = seats, trial.hyperparameters
         torch.set_num_threads(self.h.threads)
         self.batches = Batches(splits, self.h.n, self.h.batch_size, device)
+        self.splits = splits
         self.valid, self.test = (EvaluationSet(splits, part, self.h.n, device) for part in PARTS)
         self.model = Recommender(self.h, splits.n_items).to(device)  # ranks one seat after another
         self.stack = Stack([self._initialised(seat.trial.seed, splits) for seat in seats])
@@ -450,6 +452,7 @@ class _StackedTraining:
 
     def _finish(self, seat: _Seat) -> TrialRecord:
         self.model.load_state_dict(seat.state.best_weights)
-        parts = (self.valid, self.test)
-        valid, test = (ranks_of(self.model, part, seat.trial, seat.state.epoch) for part in parts)
-        return write_trained(seat.trial, seat.folder, seat.attempt, seat.state, valid, test)
+        outcome = outcome_of(
+            self.model, self.valid, self.test, self.splits, seat.trial, seat.state.epoch
+        )
+        return write_trained(seat.trial, seat.folder, seat.attempt, seat.state, outcome)

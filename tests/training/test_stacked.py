@@ -14,6 +14,7 @@ from fparec_pipeline.training import loss as loss_module
 from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.record import (
     HISTORY,
+    LISTS,
     RANKS,
     WEIGHTS,
     TrialLocked,
@@ -112,7 +113,7 @@ def test_each_seed_has_a_complete_folder_of_its_own(data):
     for trial, record in zip(trials, records, strict=True):
         folder = folder_of(trial, data)
         assert read_record(folder) == record
-        assert set(record.files) == {HISTORY, RANKS, WEIGHTS}
+        assert set(record.files) == {HISTORY, RANKS, LISTS, WEIGHTS}
         assert pl.read_parquet(folder / RANKS).height == splits.n_users
         losses = pl.read_parquet(folder / HISTORY)["loss"]
         assert losses[-1] < losses[0] < 1.5 * math.log(splits.n_items)
