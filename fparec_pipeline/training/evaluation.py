@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from fparec_pipeline.datasets.splits import Cases, Part, Splits
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network
 from fparec_pipeline.training.beyond import K
-from fparec_pipeline.training.loss import block_size
+from fparec_pipeline.training.blocks import block_size
 from fparec_pipeline.training.matmul import mm
 from fparec_pipeline.training.metrics import RANKINGS
 
@@ -95,14 +95,14 @@ def _distinct_histories(cases: Cases, order: np.ndarray) -> tuple[np.ndarray, np
     return keys % width, np.searchsorted(keys // width, np.arange(len(order) + 1))
 
 
-def network_scorer(model: Recommender, parts: int = 1) -> Scorer:
+def network_scorer(model: Network, parts: int = 1) -> Scorer:
     """Scores of a network in evaluation mode (equation 10), in cache-sized blocks of users.
 
     `parts` is as in `block_size`.
     """
 
     def score(items: Tensor) -> Iterator[Tensor]:
-        weight = model.item_embedding.weight[1:]
+        weight = model.output_weights()
         hidden = model(items, last_only=True)[0]  # (u, d)
         size = block_size(len(weight), weight.device, parts)
         buffer = hidden.new_empty(min(size, len(hidden)) * len(weight))

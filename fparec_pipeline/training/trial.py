@@ -39,12 +39,11 @@ from fparec_pipeline.config import (
 )
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import Splits
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.models.untrained import SCORERS
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
 from fparec_pipeline.training.beyond import beyond_accuracy, lists_table
-from fparec_pipeline.training.binary import UnseenItems, binary_cross_entropy
 from fparec_pipeline.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from fparec_pipeline.training.evaluation import (
     EvaluationSet,
@@ -56,7 +55,7 @@ from fparec_pipeline.training.evaluation import (
     ranks_table,
     top_lists,
 )
-from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.losses import Step, build_loss
 from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
@@ -81,7 +80,6 @@ from fparec_pipeline.training.record import (
     write_parquet,
     write_sealed,
 )
-from fparec_pipeline.training.sampled import sampled_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -323,15 +321,14 @@ class Epochs:
         self.trial, self.attempt = trial, attempt
         self.batches = Batches(splits, h.n, h.batch_size, attempt.device)
         torch.manual_seed(derived_seed(trial.seed, 0))
-        self.model = Recommender(h, splits.n_items).to(attempt.device)
+        self.model = build_network(h, splits.n_items).to(attempt.device)
         self.optimizer = torch.optim.Adam(
             parameter_groups(self.model.named_parameters(), h),
             lr=h.learning_rate,
             betas=(0.9, h.beta2),
             fused=True,
         )
-        drawn = h.loss == "binary_cross_entropy"
-        self.unseen = UnseenItems(splits, attempt.device) if drawn else None
+        self.loss = build_loss(h, splits, attempt.device, attempt.block_parts)
 
     def train(self, epoch: int) -> float:
         """One epoch of steps; returns the mean loss of a target, in nats.
@@ -358,17 +355,15 @@ class Epochs:
         """The configured loss of one batch, divided by the mean number of targets a step."""
         items, targets = self.batches.batch(rows)
         valid = targets != 0
-        hidden, wanted = self.model(items)[valid], targets[valid] - 1
-        weight, scale = self.model.item_embedding.weight[1:], 1 / self.batches.targets_per_step
-        h = self.trial.hyperparameters
-        if h.loss == "cross_entropy":
-            return cross_entropy(hidden, weight, wanted, scale, self.attempt.block_parts)
-        if h.loss == "sampled_softmax":
-            return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
-        assert self.unseen  # noqa: S101
-        users = self.batches.users[rows.to(targets.device)].expand_as(targets)[valid]
-        drawn = self.unseen.draw(users, h.negatives)
-        return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
+        return self.loss(
+            Step(
+                hidden=self.model(items)[valid],
+                weight=self.model.output_weights(),
+                targets=targets[valid] - 1,
+                users=lambda: self.batches.users[rows.to(valid.device)].expand_as(valid)[valid],
+                scale=1 / self.batches.targets_per_step,
+            )
+        )
 
 
 class _Training:
@@ -465,7 +460,7 @@ def ended(trial: Trial, state: TrainingState) -> bool:
 
 
 def ranks_of(
-    model: Recommender, users: EvaluationSet, trial: Trial, epoch: int, parts: int = 1
+    model: Network, users: EvaluationSet, trial: Trial, epoch: int, parts: int = 1
 ) -> Ranks:
     """Every user's rank by the model; `parts` is as in `block_size`.
 
@@ -480,7 +475,7 @@ def ranks_of(
 
 
 def outcome_of(
-    model: Recommender,
+    model: Network,
     valid: EvaluationSet,
     test: EvaluationSet,
     splits: Splits,

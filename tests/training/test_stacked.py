@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import PACKAGED, tiny_splits, tiny_trial
 
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training import loss as loss_module
+from fparec_pipeline.training import blocks
 from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.record import (
     HISTORY,
@@ -48,7 +48,7 @@ def folder_of(trial, data):
 
 @pytest.mark.parametrize("block", [4096, 1 << 30])
 def test_the_loss_and_its_gradients_equal_pytorchs_model_by_model(block, monkeypatch):
-    monkeypatch.setattr(loss_module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
     generator = torch.Generator().manual_seed(0)
     S, T, V, d = 3, 40, 23, 6
     hidden = torch.randn(S, T, d, generator=generator, requires_grad=True)
