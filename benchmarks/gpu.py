@@ -34,7 +34,7 @@ import torch.nn.functional as F
 
 from fparec_pipeline.config import Trial, load_config
 from fparec_pipeline.datasets.splits import Splits, logical_hash, read_splits
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.published import export_results
 from fparec_pipeline.training import stacked
@@ -135,7 +135,7 @@ def _moved_ranks(trial: Trial, splits: Splits, data: DataRoot, device: str) -> i
 
     ranks = []
     for where in ("cpu", device):
-        model = Recommender(trial.hyperparameters, splits.n_items)
+        model = build_network(trial.hyperparameters, splits.n_items)
         model.load_state_dict(load_file(_folder(data, trial) / WEIGHTS))
         users = EvaluationSet(splits, "valid", trial.hyperparameters.n, where)
         ranks.append(ranks_of(model.to(where), users, trial, 1).kept)

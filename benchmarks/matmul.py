@@ -14,7 +14,7 @@ from parts import LARGE, by_turns
 from rich.console import Console
 from rich.table import Table
 
-from fparec_pipeline.training.loss import block_size
+from fparec_pipeline.training.blocks import block_size
 from fparec_pipeline.training.matmul import HAS_ONEDNN, PREFERS_ONEDNN, onednn_mm
 
 ITEMS, D = 12_101, 50

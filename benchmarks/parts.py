@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from fparec_pipeline.config import Hyperparameters, load_config
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.models.mixers import build_mixer
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.training.batches import Batches
+from fparec_pipeline.training.blocks import block_size
 from fparec_pipeline.training.evaluation import EvaluationSet, network_scorer, rank_targets
-from fparec_pipeline.training.loss import block_size, loss_and_gradients
+from fparec_pipeline.training.losses.cross_entropy import loss_and_gradients
 from fparec_pipeline.training.matmul import HAS_ONEDNN, add_mm, mm, onednn_mm
 from fparec_pipeline.training.metrics import metrics_from_ranks
 
@@ -96,8 +97,8 @@ class FullRanking:
 
     def __init__(self, splits: Splits, h: Hyperparameters) -> None:
         self.users = EvaluationSet(splits, "valid", h.n)
-        self.model = Recommender(h, splits.n_items).eval()
-        self.weight = self.model.item_embedding.weight.detach()[1:]
+        self.model = build_network(h, splits.n_items).eval()
+        self.weight = self.model.output_weights().detach()
         self.hidden = torch.randn(splits.n_users, h.d)
 
     def rank(self) -> None:

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fparec_pipeline.config import load_config
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.training.batches import Batches
-from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.losses.cross_entropy import cross_entropy
 
 PARTS = ("batch", "forward", "loss", "backward", "Adam")
 
@@ -38,7 +38,7 @@ class Clock:
         self.seconds[part] += time.perf_counter() - started
 
 
-def epoch(model: Recommender, optimizer: torch.optim.Adam, batches: Batches, number: int) -> Clock:
+def epoch(model: Network, optimizer: torch.optim.Adam, batches: Batches, number: int) -> Clock:
     """One epoch of steps, as `run_trial` does them."""
     clock, scale = Clock(), 1 / batches.targets_per_step
     steps = batches.epoch(0, number)
@@ -51,7 +51,7 @@ def epoch(model: Recommender, optimizer: torch.optim.Adam, batches: Batches, num
         with clock("forward"):
             hidden, wanted = model(items)[targets != 0], targets[targets != 0] - 1
         with clock("loss"):
-            loss = cross_entropy(hidden, model.item_embedding.weight[1:], wanted, scale)
+            loss = cross_entropy(hidden, model.output_weights(), wanted, scale)
         with clock("backward"):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -69,7 +69,7 @@ def main(
     h = load_config().trial(dataset, model, 0).hyperparameters
     splits = splits_of(dataset)
     batches = Batches(splits, h.n, h.batch_size)
-    network = Recommender(h, splits.n_items).train()
+    network = build_network(h, splits.n_items).train()
     adam = torch.optim.Adam(network.parameters(), h.learning_rate, (0.9, h.beta2), fused=True)
     epoch(network, adam, batches, 1)
     seconds = epoch(network, adam, batches, 2).seconds

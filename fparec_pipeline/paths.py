@@ -50,3 +50,9 @@ class DataRoot:
 
     def trial(self, dataset: str, arm: str, seed: int) -> Path:
         return self.trials / dataset / arm / f"seed={seed}"
+
+    def champions(self, dataset: str) -> Path:
+        return self.root / "champions" / dataset
+
+    def recommendations(self, dataset: str) -> Path:
+        return self.root / "recommendations" / f"{dataset}.parquet"

@@ -44,7 +44,13 @@ def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
     models = tomllib.loads((FILES / "models.toml").read_text(encoding="utf-8"))
     datasets = tomllib.loads((FILES / "datasets.toml").read_text(encoding="utf-8"))
     config = load()
-    switches = {"loss": "cross_entropy", "negatives": 1, "attention_learning_rate": None}
+    switches = {
+        "network": "mixer_blocks",
+        "loss": "cross_entropy",
+        "negatives": 1,
+        "attention_learning_rate": None,
+        "code": None,
+    }
     for dataset in datasets:
         for model in set(models) - {"defaults"}:
             expected = switches | models["defaults"]
@@ -323,7 +329,10 @@ MODEL_ERRORS = {
     "n = 0": ("[fparec]\nn = 0\n", ["n:", "greater than or equal to 1", "given: 0"]),
     "k > n": ("[fparec]\nk = 60\nn = 50\n", ["k = 60 is larger than n = 50"]),
     "dropout of all": ("[fparec]\ndropout = 1.0\n", ["dropout:", "less than 1", "given: 1.0"]),
-    "unknown mixer": ('[fparec]\nmixer = "mamba"\n', ["mixer:", "'positional'", "'mamba'"]),
+    "unknown mixer": (
+        '[fparec]\nmixer = "mamba"\n',
+        ["mixer:", "positional,", "'mamba'", "module:Class"],
+    ),
     "no table": ("fparec = 3\n", ["dictionary", "given: 3"]),
     "no title": ("[fparec]\ntitle = 3\n", ["titles.fparec", "string", "given: 3"]),
 }
@@ -396,8 +405,10 @@ OTHER_CHOICE = {
     "residual": "input",
     "value_source": "normalized",
     "feed_forward": "last_block",
+    "network": "my_module:Mine",
     "loss": "binary_cross_entropy",
     "attention_learning_rate": 0.01,
+    "code": "0" * 16,
 }
 
 
@@ -415,7 +426,8 @@ def changed(trial, name):
     else:
         other = OTHER_CHOICE.get(name) or (value + 1 if isinstance(value, int) else value / 2)
     assert other != value
-    return trial.model_copy(update={"hyperparameters": Hyperparameters(**old | {name: other})})
+    changes = {"network": "my_module:Mine", "mixer": None} if name == "network" else {name: other}
+    return trial.model_copy(update={"hyperparameters": Hyperparameters(**old | changes)})
 
 
 @pytest.mark.parametrize("name", Hyperparameters.model_fields)
@@ -428,7 +440,8 @@ def test_every_hyperparameter_changes_the_fingerprints(name, trial):
 
 def test_a_switch_at_its_default_has_no_part_in_the_fingerprint(trial):
     """So that what was trained before there was the switch stays what it is."""
-    old = trial.hyperparameters.model_dump(exclude={"loss", "negatives", "attention_learning_rate"})
+    later = {"network", "loss", "negatives", "attention_learning_rate", "code"}
+    old = trial.hyperparameters.model_dump(exclude=later)
     assert trial.model_copy(update={"hyperparameters": Hyperparameters(**old)}).fingerprint(
         "data"
     ) == trial.fingerprint("data")

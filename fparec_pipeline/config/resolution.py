@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from fparec_pipeline.config.catalogue import code_of
 from fparec_pipeline.config.fingerprints import Trial
 from fparec_pipeline.config.names import ConfigError, known
 from fparec_pipeline.config.parsing import parse
@@ -63,7 +64,15 @@ class Config(BaseModel):
         where = f"models.toml [defaults] and {self._origin(arm)}"
         if self.datasets[dataset].hyperparameters:
             where += f" with datasets.toml [{dataset}.hyperparameters]"
-        return parse(Hyperparameters, self._layers(dataset, arm), where)
+        layers = self._layers(dataset, arm)
+        if "code" in layers:
+            raise ConfigError(f"{where}: `code` is worked out from the sources, never set.")
+        h = parse(Hyperparameters, layers, where)
+        try:
+            code = code_of(name for name in (h.mixer, h.network, h.loss) if name)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        return h.model_copy(update={"code": code}) if code else h
 
     def trained_as(self, dataset: str, arm: str) -> str:
         """The name under which the arm is trained on the dataset; a reference's own.

@@ -7,8 +7,24 @@ are found and merged (`loading`), and what an arm comes to on a dataset (`resolu
 import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from fparec_pipeline.config.catalogue import (
+    LEARNED,
+    LOSSES,
+    MIXER_BLOCKS,
+    MIXERS,
+    NETWORKS,
+    RANKED,
+    checked,
+)
 from fparec_pipeline.config.sources import Source
 
 
@@ -89,22 +105,10 @@ class Dataset(Frozen):
         return self.sources[self.source_name]
 
 
-Mixer = Literal[
-    "self_attention",
-    "linear_attention",
-    "token_mixing",
-    "positional",
-    "factorized_positional",
-    "average",
-    "linear_annealing",
-    "exponential_annealing",
-]
-
-
 class Hyperparameters(Frozen):
     """All that decides a trial's outcome beside its data and seed; see models.toml."""
 
-    mixer: Mixer
+    mixer: str | None = None  # of catalogue.MIXERS, or "module:Class"; none in other networks
     n: int = Field(ge=1)
     d: int = Field(ge=1)
     k: int = Field(ge=1)
@@ -124,15 +128,28 @@ class Hyperparameters(Frozen):
     feed_forward: Literal["every_block", "last_block"]
     scale_embedding: bool
     # Switches that came later. One at its default is no part of a fingerprint.
-    loss: Literal["cross_entropy", "sampled_softmax", "binary_cross_entropy"] = "cross_entropy"
+    network: str = MIXER_BLOCKS  # of catalogue.NETWORKS, or "module:Class"
+    loss: str = "cross_entropy"  # of catalogue.LOSSES, or "module:function"
     negatives: int = Field(1, ge=1)  # drawn for each target, or by sampled_softmax for a whole step
     attention_learning_rate: float | None = Field(None, gt=0)  # of R, R1, R2; None: learning_rate
+    code: str | None = None  # `catalogue.code_of` parts of one's own; no file sets it
+
+    @field_validator("mixer", "network", "loss")
+    @classmethod
+    def _part_exists(cls, value: str | None, field: ValidationInfo) -> str | None:
+        parts = {"mixer": MIXERS, "network": NETWORKS, "loss": LOSSES}
+        what = str(field.field_name)
+        return None if value is None else checked(value, parts[what], what)
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Hyperparameters":
-        if self.mixer == "factorized_positional" and self.k > self.n:
+        if self.network == MIXER_BLOCKS and self.mixer is None:
+            raise ValueError("a mixer is missing")
+        if self.network != MIXER_BLOCKS and self.mixer is not None:
+            raise ValueError(f"network {self.network!r} has no mixer, but {self.mixer!r} is given")
+        if self.mixer in RANKED and self.k > self.n:
             raise ValueError(f"k = {self.k} is larger than n = {self.n}")
-        learned = self.mixer in ("positional", "factorized_positional")
+        learned = self.mixer in LEARNED or ":" in (self.mixer or "")
         if self.attention_learning_rate is not None and not learned:
             raise ValueError(f"mixer {self.mixer!r} has no attention_learning_rate of its own")
         return self

@@ -73,9 +73,11 @@ def atomic(target: Path) -> Iterator[Path]:
     with naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     try:
         yield temporary
         with naming(target):
+            temporary.chmod(mode)  # safetensors replaces the file by one that only we may read
             _sync(temporary)
             temporary.replace(target)
             _sync(target.parent)

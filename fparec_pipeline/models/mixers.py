@@ -1,5 +1,8 @@
 """Sequence mixers: what stands in the place of self-attention, one class each.
 
+What belongs here: the mixers, and what they share. A mixer is built from Hyperparameters and has a
+line in `config/catalogue.py`; `models.contract.check_mixer` says whether it keeps to the following.
+
 Notable:
 * Time-major tensors `(L, b, d)`. A positional model then mixes a whole batch in one matrix
   product `(L, L) @ (L, b·d)`, without a batch × n × n tensor and without copies.
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.config.catalogue import MIXERS, load
 from fparec_pipeline.models.dropout import Dropout
 
 # Exponents of the masked softmax are clamped here, so that no weight is a denormal number.
@@ -249,18 +253,12 @@ def blocked_keys(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
     return torch.where(allowed, zero, low)
 
 
-MIXERS: dict[str, type[nn.Module]] = {
-    "self_attention": SelfAttention,
-    "linear_attention": LinearAttention,
-    "token_mixing": TokenMixing,
-    "positional": Positional,
-    "factorized_positional": FactorizedPositional,
-    "average": Average,
-    "linear_annealing": LinearAnnealing,
-    "exponential_annealing": ExponentialAnnealing,
-}
-
-
 def build_mixer(h: Hyperparameters) -> nn.Module:
-    """The mixer that the hyper-parameters name."""
-    return MIXERS[h.mixer](h)
+    """The mixer that the hyper-parameters name.
+
+    Raises:
+        ConfigError: a mixer of one's own that cannot be imported.
+    """
+    assert h.mixer  # noqa: S101 - a network without a mixer builds none
+    mixer: nn.Module = load(h.mixer, MIXERS)(h)
+    return mixer

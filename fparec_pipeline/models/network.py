@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fparec_pipeline.config import Hyperparameters
 from fparec_pipeline.models.dropout import Dropout
 from fparec_pipeline.models.mixers import build_mixer, glorot_linear
+from fparec_pipeline.models.networks import Network
 
 LAYER_NORM_EPSILON = 1e-8  # as the published code
 
@@ -59,7 +60,7 @@ class Block(nn.Module):
         return self.feed_forward(normalized) + (normalized if self.add_normalized else x)
 
 
-class Recommender(nn.Module):
+class Recommender(Network):
     """From item sequences to the output whose product with the item embedding is the scores."""
 
     def __init__(self, h: Hyperparameters, n_items: int) -> None:
@@ -90,8 +91,8 @@ class Recommender(nn.Module):
             last_only: compute the last block for the last position only, as prediction needs.
 
         Returns:
-            (L, b, d), or (1, b, d). Scores are its product with `item_embedding.weight[1:]`ᵀ
-            (equation 10). Rows at padding are unspecified.
+            (L, b, d), or (1, b, d). Scores are its product with `output_weights()`ᵀ (equation 10).
+            Rows at padding are unspecified.
 
         Raises:
             ValueError: L is larger than the window n.
@@ -107,3 +108,7 @@ class Recommender(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, mask)
         return self.output_norm(self.blocks[-1](x, mask, last_only))
+
+    def output_weights(self) -> Tensor:
+        """The item embedding without padding, (|V|, d): tied, and not scaled."""
+        return self.item_embedding.weight[1:]

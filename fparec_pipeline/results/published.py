@@ -4,7 +4,8 @@ Notable:
 * `trials.parquet` has one row a trial (configuration, provenance, costs, metrics of both rankings,
   the command that trains it again); `history.parquet` one row an epoch; `ranks/<dataset>.parquet`
   one row a trial and user. Metrics are recomputed from the ranks at every import: one that is
-  newer than the publication has its value from there.
+  newer than the publication has its value from there. Those beyond accuracy need the top-k lists,
+  which are not published: they are taken as they are, or are null.
 * An imported trial is an ordinary folder marked `published`, so that tables, leaderboard, Dagster
   and MLflow need not know where it was trained. It never takes the place of a trial that is there.
 """
@@ -231,4 +232,5 @@ def _write_trial(
 
 
 def _agree(computed: dict[str, float], published: dict[str, float]) -> bool:
-    return all(abs(computed[name] - value) <= TOLERANCE for name, value in published.items())
+    there = computed.keys() & published.keys()
+    return all(abs(computed[name] - published[name]) <= TOLERANCE for name in there)

@@ -21,6 +21,7 @@ from fparec_pipeline.config import (
 )
 from fparec_pipeline.datasets.splits import are_outdated, statistics_on_disk
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training import beyond
 from fparec_pipeline.training.metrics import NAMES
 from fparec_pipeline.training.record import (
     RECORD,
@@ -37,7 +38,9 @@ from fparec_pipeline.training.record import (
 logger = logging.getLogger(__name__)
 
 OUTDATED = "outdated"  # in the place of a data hash
-METRICS = NAMES  # one column each
+# One column each. Those beyond accuracy are null where a trial has no top-k lists (it is older than
+# they are), and where no target is of the kind.
+METRICS = NAMES + beyond.NAMES
 
 SCHEMA: dict[str, Any] = {
     "dataset": pl.String,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fparec_pipeline.config import Hyperparameters
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.serving.topk import EXCLUDED, top_k
 
 # The three files of a packed model.
@@ -56,7 +56,7 @@ class Top:
 class PackedModel:
     """A network with its items, ready to be asked. Made by `load`."""
 
-    def __init__(self, network: Recommender, items: pl.DataFrame, facts: dict[str, Any]) -> None:
+    def __init__(self, network: Network, items: pl.DataFrame, facts: dict[str, Any]) -> None:
         """
         Args:
             network: in evaluation mode.
@@ -82,7 +82,7 @@ class PackedModel:
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             items = pl.read_parquet(folder / ITEMS)
-            network = Recommender(Hyperparameters(**facts["hyperparameters"]), items.height)
+            network = build_network(Hyperparameters(**facts["hyperparameters"]), items.height)
             network.load_state_dict(load_file(folder / WEIGHTS))
         except (
             OSError,
@@ -113,8 +113,8 @@ class PackedModel:
         column = torch.full((len(kept) + 1,), -1)
         column[items] = torch.arange(len(items))
         counts = torch.from_numpy(self.items["count"].to_numpy().astype(np.int64))[items - 1]
-        weight = self.network.item_embedding.weight.detach()
-        weight = weight[1:] if kept.all() else weight[items]
+        weight = self.network.output_weights().detach()
+        weight = weight if kept.all() else weight[items - 1]
         return Candidates(items, weight, column, counts.argsort(descending=True, stable=True))
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fparec_pipeline.datasets.files import write_atomically
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network
 from fparec_pipeline.serving.model import PackedModel
 
 LARGEST_BATCH = 1 << 20
@@ -25,14 +25,14 @@ class OnnxMissing(RuntimeError):
 
 
 class _Scores(nn.Module):
-    def __init__(self, network: Recommender) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, items: Tensor) -> Tensor:
         """(b, L) items → (b, n_items) scores of the item after the last."""
         hidden = self.network(items.T, last_only=True)[0]
-        return hidden @ self.network.item_embedding.weight[1:].T
+        return hidden @ self.network.output_weights().T
 
 
 def export_onnx(model: PackedModel, target: Path) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ Notable:
 import torch
 from torch import Tensor
 
-from fparec_pipeline.training.loss import BLOCK_BYTES, CUDA_BLOCK_BYTES
+from fparec_pipeline.training.blocks import BLOCK_BYTES, CUDA_BLOCK_BYTES
 from fparec_pipeline.training.matmul import mm
 
 CHUNK = 256  # items whose maximum is taken together

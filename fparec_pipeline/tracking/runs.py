@@ -35,6 +35,7 @@ from fparec_pipeline.results.plots import learning_curve
 from fparec_pipeline.results.trials import data_hash, is_stale
 from fparec_pipeline.training.record import (
     HISTORY,
+    LISTS,
     RANKS,
     RECORD,
     Attempt,
@@ -92,7 +93,7 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(data)
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}  # name -> id
-        self._origin = ""
+        self.origin = ""  # whose trials these are, once the store is open
         self._config: Config | None = None
 
     def initialise(self) -> bool:
@@ -104,7 +105,7 @@ class Tracker:
         Returns:
             False when MLflow cannot be reached (a warning is logged, the first time).
         """
-        return self._reach(lambda client: True) or False
+        return self.reach(lambda client: True) or False
 
     def sync_trial(self, folder: Path, extra_tags: Mapping[str, str] | None = None) -> str | None:
         """Bring the run of the folder's attempt up to date. Calling it again changes nothing.
@@ -122,7 +123,7 @@ class Tracker:
         view = view_trial(folder)
         if view is None:
             return None
-        return self._reach(lambda client: self._sync(client, view, extra_tags or {}))
+        return self.reach(lambda client: self._sync(client, view, extra_tags or {}))
 
     def sync_all(self, folders: Iterable[Path]) -> int | None:
         """Bring the runs of all these trials up to date, and settle what was interrupted.
@@ -137,7 +138,7 @@ class Tracker:
             _outages[self.uri] = 0.0  # try at once
         self._config = None  # a long-lived process sees today's files
         views = (view for folder in folders if (view := _readable_view(folder)))
-        return self._reach(lambda client: self._sync_views(client, views))
+        return self.reach(lambda client: self._sync_views(client, views))
 
     def settle_interrupted(self) -> bool:
         """KILLED for each RUNNING run of this data root whose trial no process holds.
@@ -150,7 +151,7 @@ class Tracker:
             self._settle_interrupted(client)
             return True
 
-        return self._reach(settle) or False
+        return self.reach(settle) or False
 
     def log_table(
         self,
@@ -168,21 +169,21 @@ class Tracker:
             The run's id; None when MLflow cannot be reached.
         """
         files = {f"{name}.md": markdown, f"{name}.json": json.dumps(rows, indent=2)}
-        return self._reach(lambda client: self._log_texts(client, name, files, tags or {}))
+        return self.reach(lambda client: self._log_texts(client, name, files, tags or {}))
 
     def log_report(self, html: str) -> str | None:
         """The report as a run of its own; otherwise as `log_table`."""
         files = {"report.html": html}
-        return self._reach(lambda client: self._log_texts(client, "report", files, {}))
+        return self.reach(lambda client: self._log_texts(client, "report", files, {}))
 
     def trial_urls(self) -> dict[str, str]:
         """Attempt -> where a browser finds its run; empty when MLflow cannot be reached."""
-        runs = self._reach(lambda client: self._runs(client, TRIALS, {"origin": self._origin}))
+        runs = self.reach(lambda client: self._runs(client, TRIALS, {"origin": self.origin}))
         return {run.data.tags["attempt"]: self._page(run) for run in runs or []}
 
     def run_url(self, run_id: str) -> str | None:
         """Where a browser finds the run, or None when MLflow cannot be reached."""
-        run = self._reach(lambda client: client.get_run(run_id))
+        run = self.reach(lambda client: client.get_run(run_id))
         return None if run is None else self._page(run)
 
     def artifact_url(self, run_id: str, name: str) -> str | None:
@@ -190,16 +191,20 @@ class Tracker:
         page = self.run_url(run_id)
         return None if page is None else f"{page}/artifacts/{urllib.parse.quote(name)}"
 
-    def _page(self, run: "Run") -> str:
+    @property
+    def server(self) -> str:
+        """The address of MLflow's page, as it may be shown."""
         local = os.environ.get(PAGE, LOCAL_SERVER)
-        server = re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else local
-        return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        return re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else local
+
+    def _page(self, run: "Run") -> str:
+        return f"{self.server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
     @property
     def _remote(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
 
-    def _reach(self, action: Callable[["MlflowClient"], T]) -> T | None:
+    def reach(self, action: Callable[["MlflowClient"], T]) -> T | None:
         """The action's answer, or None, with one warning, when the store does not answer."""
         if time.monotonic() < _outages.get(self.uri, 0.0):
             return None
@@ -227,21 +232,23 @@ class Tracker:
             logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
             from mlflow import MlflowClient
 
-            with self._alone():  # whoever comes first makes the tables
-                client = MlflowClient(tracking_uri=self.uri)
-                self._origin = _origin(self.data)
+            with self.alone():  # whoever comes first makes the tables
+                # By default the registry is that of MLflow's global store, whatever the client's.
+                registry = os.environ.get("MLFLOW_REGISTRY_URI") or self.uri
+                client = MlflowClient(tracking_uri=self.uri, registry_uri=registry)
+                self.origin = _origin(self.data)
                 self._experiments = {
-                    name: self._experiment(client, name) for name in (TRIALS, TABLES)
+                    name: self.experiment(client, name) for name in (TRIALS, TABLES)
                 }
             self._client = client
         return self._client
 
-    def _alone(self) -> FileLock:
+    def alone(self) -> FileLock:
         """A lock among the processes of this data root; wait, but not for ever."""
         self.data.mlflow.mkdir(parents=True, exist_ok=True)
         return FileLock(self.data.mlflow / ".lock", timeout=_LOCK_SECONDS)
 
-    def _experiment(self, client: "MlflowClient", name: str) -> str:
+    def experiment(self, client: "MlflowClient", name: str) -> str:
         found = client.get_experiment_by_name(name)
         if found is None:
             folder = self.data.mlflow.resolve() / "artifacts" / name
@@ -262,7 +269,7 @@ class Tracker:
 
     def _sync(self, client: "MlflowClient", view: TrialView, extra_tags: Mapping[str, str]) -> str:
         tags = self._tags(view)
-        with self._alone():  # two processes that sync one trial must not make two runs
+        with self.alone():  # two processes that sync one trial must not make two runs
             identity = {key: tags[key] for key in IDENTITY}
             runs = {run.data.tags["attempt"]: run for run in self._runs(client, TRIALS, identity)}
             run = runs.pop(tags["attempt"], None) or self._create(client, view, tags)
@@ -286,7 +293,7 @@ class Tracker:
         run = client.create_run(
             self._experiments[TRIALS],
             start_time=_milliseconds(attempt["started"]),
-            tags=tags | {"superseded": "false", "origin": self._origin},
+            tags=tags | {"superseded": "false", "origin": self.origin},
             run_name=f"{attempt['dataset']}/{attempt['model']}/seed={attempt['seed']}",
         )
         values = attempt["hyperparameters"] | {"training_version": attempt["training_version"]}
@@ -324,7 +331,7 @@ class Tracker:
         while the trial is locked is a retraining in progress.
         """
         for other in others:
-            if other.data.tags.get("origin") != self._origin:
+            if other.data.tags.get("origin") != self.origin:
                 continue
             if other.info.status == "FINISHED" and not view.record:
                 continue
@@ -339,7 +346,7 @@ class Tracker:
         """KILLED for each RUNNING run of this data root whose trial no process holds."""
         running = client.search_runs(
             [self._experiments[TRIALS]],
-            f"attributes.status = 'RUNNING' and tags.origin = '{self._origin}'",
+            f"attributes.status = 'RUNNING' and tags.origin = '{self.origin}'",
         )
         for run in running:
             if not is_locked(self._home(run)):
@@ -353,8 +360,8 @@ class Tracker:
         self, client: "MlflowClient", name: str, files: Mapping[str, str], tags: Mapping[str, str]
     ) -> str:
         content = hashlib.sha256("\n".join(files.values()).encode()).hexdigest()
-        with self._alone():
-            where = {"table": name, "superseded": "false", "origin": self._origin}
+        with self.alone():
+            where = {"table": name, "superseded": "false", "origin": self.origin}
             current = self._runs(client, TABLES, where)
             for run in current:
                 if run.data.tags["content"] == content and run.info.status == "FINISHED":
@@ -472,7 +479,7 @@ def _log_result(client: "MlflowClient", run: "Run", view: TrialView, record: Tri
         metrics=[Metric(name, value, at, record.best_epoch) for name, value in values.items()],
         tags=[RunTag("hit_cap", _word(record.hit_cap))],
     )
-    for name in (RECORD, HISTORY, RANKS):
+    for name in (RECORD, HISTORY, RANKS, LISTS):
         if (view.folder / name).exists():
             client.log_artifact(run_id, str(view.folder / name))
     if not view.history.is_empty():

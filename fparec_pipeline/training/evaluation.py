@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fparec_pipeline.datasets.splits import Cases, Part, Splits
-from fparec_pipeline.models.network import Recommender
-from fparec_pipeline.training.loss import block_size
+from fparec_pipeline.models.networks import Network
+from fparec_pipeline.training.beyond import K
+from fparec_pipeline.training.blocks import block_size
 from fparec_pipeline.training.matmul import mm
 from fparec_pipeline.training.metrics import RANKINGS
 
@@ -49,21 +50,22 @@ class Ranks:
 class EvaluationSet:
     """One part of the splits, ready to be ranked: inputs, targets and distinct histories.
 
-    One entry a target that can be ranked, a *user* below: under some protocols one person has
-    several, or none. They are held sorted by the length of their input, so that blocks carry
-    little padding; `order` has their places among all targets of the part, `owners` whose they are.
+    One entry a target with an input, a *user* below: under some protocols one person has several,
+    or none. They are held sorted by the length of their input, so that blocks carry little padding;
+    `order` has their places among all targets of the part, `owners` whose those all are.
     """
 
     def __init__(self, splits: Splits, part: Part, n: int, device: str = "cpu") -> None:
         cases = splits.cases(part)
         lengths = cases.ends - cases.starts
         order = np.argsort(lengths, kind="stable")
-        answerable = (lengths > 0) & (cases.targets <= splits.n_items)
-        self.order = order[answerable[order]]
+        self.order = order[lengths[order] > 0]
         self.owners = cases.users
+        self.cold = cases.targets > splits.n_items
         self.n_items = splits.n_items
         self.n = n
-        self.targets = torch.from_numpy(cases.targets[self.order].astype(np.int64)).to(device)
+        targets = np.where(self.cold, 1, cases.targets)[self.order]  # 1: any, its rank is not used
+        self.targets = torch.from_numpy(targets.astype(np.int64)).to(device)
         self.lengths = torch.from_numpy(np.minimum(lengths, n)[self.order])
         self.ends = torch.from_numpy(cases.ends[self.order]).to(device)
         self.values = torch.from_numpy(cases.items).to(device)
@@ -93,14 +95,14 @@ def _distinct_histories(cases: Cases, order: np.ndarray) -> tuple[np.ndarray, np
     return keys % width, np.searchsorted(keys // width, np.arange(len(order) + 1))
 
 
-def network_scorer(model: Recommender, parts: int = 1) -> Scorer:
+def network_scorer(model: Network, parts: int = 1) -> Scorer:
     """Scores of a network in evaluation mode (equation 10), in cache-sized blocks of users.
 
     `parts` is as in `block_size`.
     """
 
     def score(items: Tensor) -> Iterator[Tensor]:
-        weight = model.item_embedding.weight[1:]
+        weight = model.output_weights()
         hidden = model(items, last_only=True)[0]  # (u, d)
         size = block_size(len(weight), weight.device, parts)
         buffer = hidden.new_empty(min(size, len(hidden)) * len(weight))
@@ -133,7 +135,35 @@ def rank_targets(score: Scorer, users: EvaluationSet) -> Ranks:
             places = users.order[first:last]
             kept[places], unseen[places] = (rank.cpu().numpy() for rank in ranks)
             first = last
+    kept[users.cold] = unseen[users.cold] = users.n_items + 1
     return Ranks(kept, unseen, users.owners)
+
+
+@torch.no_grad()
+def top_lists(score: Scorer, users: EvaluationSet) -> tuple[np.ndarray, np.ndarray]:
+    """The K items of the highest scores for every target, best first, by both rankings.
+
+    Returns:
+        (targets, K) int64 with the history among the candidates, and without it (then without the
+        target too, where it is in the history); 0 where there is no further item.
+    """
+    kept = np.zeros((len(users.owners), K), np.int64)
+    unseen = kept.copy()
+    for start in range(0, len(users), NETWORK_USERS):
+        first = start
+        for scores in score(users.inputs(slice(start, start + NETWORK_USERS))):
+            last = first + len(scores)
+            offsets = users.history_offsets[first : last + 1]
+            rows = torch.arange(len(scores)).repeat_interleave(offsets.diff()).to(scores.device)
+            history = users.history[offsets[0] : offsets[-1]]
+            places, width = users.order[first:last], min(K, scores.shape[1])
+            kept[places, :width] = (scores.topk(width).indices + 1).cpu().numpy()
+            removed = scores.index_put((rows, history - 1), scores.new_tensor(-torch.inf))
+            best = removed.topk(width)
+            items = (best.indices + 1).masked_fill(best.values == -torch.inf, 0)
+            unseen[places, :width] = items.cpu().numpy()
+            first = last
+    return kept, unseen
 
 
 def count_ranks(

@@ -39,6 +39,7 @@ RECORD = "trial.json"
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.parquet"
 RANKS = "ranks.parquet"
+LISTS = "lists.parquet"
 WEIGHTS = "model.safetensors"
 LOCK = ".lock"
 

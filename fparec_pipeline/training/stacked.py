@@ -30,12 +30,12 @@ from torch.func import functional_call, stack_module_state
 from fparec_pipeline.config import Hyperparameters, Trial
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.models.dropout import Dropout
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
+from fparec_pipeline.training.blocks import block_size
 from fparec_pipeline.training.checkpoint import TrainingState
 from fparec_pipeline.training.evaluation import EvaluationSet
-from fparec_pipeline.training.loss import block_size
 from fparec_pipeline.training.metrics import metrics_from_ranks
 from fparec_pipeline.training.record import (
     Attempt,
@@ -54,6 +54,7 @@ from fparec_pipeline.training.trial import (
     ended,
     new_attempt,
     next_folder,
+    outcome_of,
     parameter_groups,
     progress_of,
     ranks_of,
@@ -72,14 +73,14 @@ REPEATS = True  # no atomic additions on CUDA: equal input gives equal bits on o
 class Stack:
     """S networks of one architecture, their weights stacked: tensors (S, …) that Adam can step."""
 
-    def __init__(self, models: Sequence[Recommender]) -> None:
+    def __init__(self, models: Sequence[Network]) -> None:
         """Takes the weights of `models`; these stay as they are."""
         parameters, self.buffers = stack_module_state(list(models))
         self.parameters = {n: p.detach().requires_grad_() for n, p in parameters.items()}
         self.template = models[0]
         _use_torch_dropout(self.template)
         self.forward = torch.vmap(self._one, randomness="different")
-        if COMPILES and self.parameters["item_embedding.weight"].is_cuda:
+        if COMPILES and next(iter(self.parameters.values())).is_cuda:
             self.forward = torch.compile(self.forward)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -91,9 +92,31 @@ class Stack:
         hidden: Tensor = self.forward(self.parameters, self.buffers, items)
         return hidden
 
+    def output_weights(self) -> Tensor:
+        """(S, |V|, d): each model's `Network.output_weights`."""
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+            state = {f"network.{n}": t for n, t in (parameters | buffers).items()}
+            weight: Tensor = functional_call(_OutputWeights(self.template), state, ())
+            return weight
+
+        weights: Tensor = torch.vmap(one)(self.parameters, self.buffers)
+        return weights
+
     def weights(self, model: int) -> dict[str, Tensor]:
         """A copy of one model's weights, under the names of its `state_dict`."""
         return {name: p.detach()[model].clone() for name, p in self.parameters.items()}
+
+
+class _OutputWeights(nn.Module):
+    """`functional_call` calls a module: this one asks a network for its output weights."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self) -> Tensor:
+        return self.network.output_weights()
 
 
 def _use_torch_dropout(module: nn.Module) -> None:
@@ -366,8 +389,9 @@ class _StackedTraining:
         self.seats, self.h = seats, trial.hyperparameters
         torch.set_num_threads(self.h.threads)
         self.batches = Batches(splits, self.h.n, self.h.batch_size, device)
+        self.splits = splits
         self.valid, self.test = (EvaluationSet(splits, part, self.h.n, device) for part in PARTS)
-        self.model = Recommender(self.h, splits.n_items).to(device)  # ranks one seat after another
+        self.model = build_network(self.h, splits.n_items).to(device)  # ranks seat after seat
         self.stack = Stack([self._initialised(seat.trial.seed, splits) for seat in seats])
         cuda = device.startswith("cuda")
         self.optimizer = torch.optim.Adam(
@@ -380,9 +404,9 @@ class _StackedTraining:
         self.total = torch.zeros(len(seats), device=device)  # of the epoch's losses
         self.step: Callable[[Tensor], None] = _Captured(self) if cuda and CAPTURES else self._step
 
-    def _initialised(self, seed: int, splits: Splits) -> Recommender:
+    def _initialised(self, seed: int, splits: Splits) -> Network:
         torch.manual_seed(derived_seed(seed, 0))  # as the trial of its own
-        return Recommender(self.h, splits.n_items).to(self.batches.values.device)
+        return build_network(self.h, splits.n_items).to(self.batches.values.device)
 
     def run(self) -> None:
         for seat in self.seats:
@@ -414,7 +438,7 @@ class _StackedTraining:
             longest = int(self.batches.lengths[rows.clamp_min(0)].max())
         items, targets = gathered(self.batches, rows, longest)
         hidden = self.stack(items).flatten(1, 2)  # (S, L · b, d)
-        weight = self.stack.parameters["item_embedding.weight"][:, 1:]
+        weight = self.stack.output_weights()
         scale = 1 / self.batches.targets_per_step
         losses = stacked_cross_entropy(hidden, weight, targets.flatten(1) - 1, scale)
         self.optimizer.zero_grad(set_to_none=True)
@@ -450,6 +474,7 @@ class _StackedTraining:
 
     def _finish(self, seat: _Seat) -> TrialRecord:
         self.model.load_state_dict(seat.state.best_weights)
-        parts = (self.valid, self.test)
-        valid, test = (ranks_of(self.model, part, seat.trial, seat.state.epoch) for part in parts)
-        return write_trained(seat.trial, seat.folder, seat.attempt, seat.state, valid, test)
+        outcome = outcome_of(
+            self.model, self.valid, self.test, self.splits, seat.trial, seat.state.epoch
+        )
+        return write_trained(seat.trial, seat.folder, seat.attempt, seat.state, outcome)

@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,11 +39,11 @@ from fparec_pipeline.config import (
 )
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import Splits
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.models.untrained import SCORERS
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
-from fparec_pipeline.training.binary import UnseenItems, binary_cross_entropy
+from fparec_pipeline.training.beyond import beyond_accuracy, lists_table
 from fparec_pipeline.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from fparec_pipeline.training.evaluation import (
     EvaluationSet,
@@ -52,14 +53,16 @@ from fparec_pipeline.training.evaluation import (
     network_scorer,
     rank_targets,
     ranks_table,
+    top_lists,
 )
-from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.losses import Step, build_loss
 from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
     CHECKPOINT,
     HISTORY,
     HISTORY_SCHEMA,
+    LISTS,
     RANKS,
     RECORD,
     WEIGHTS,
@@ -77,7 +80,6 @@ from fparec_pipeline.training.record import (
     write_parquet,
     write_sealed,
 )
-from fparec_pipeline.training.sampled import sampled_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,16 @@ class TrainingDiverged(ArithmeticError):
 
 class OutOfMemory(RuntimeError):
     """Memory ran out while the trial was trained or ranked."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a trial's best epoch at the end."""
+
+    valid: Ranks
+    test: Ranks
+    lists: pl.DataFrame  # `beyond.lists_table` of the test
+    n_items: int  # the catalogue
 
 
 class Observer(Protocol):
@@ -197,8 +209,14 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
         scorer = SCORERS[reference](splits)
         test_cases = splits.cases("test")
         longest = int((test_cases.ends - test_cases.starts).max())  # the whole history is seen
-        valid, test = (rank_targets(scorer, EvaluationSet(splits, part, longest)) for part in PARTS)
-        return _write_result(folder, attempt, valid, test, seconds=time.perf_counter() - started)
+        valid, test = (EvaluationSet(splits, part, longest) for part in PARTS)
+        outcome = Outcome(
+            rank_targets(scorer, valid),
+            rank_targets(scorer, test),
+            lists_table(*top_lists(scorer, test), splits),
+            splits.n_items,
+        )
+        return _write_result(folder, attempt, outcome, seconds=time.perf_counter() - started)
 
 
 def next_folder(folder: Path) -> Path:
@@ -215,7 +233,7 @@ def adopt_finished(folder: Path) -> None:
     work = next_folder(folder)
     if not (work / RECORD).exists():
         return
-    for name in (ATTEMPT, HISTORY, WEIGHTS, RANKS, RECORD):
+    for name in (ATTEMPT, HISTORY, WEIGHTS, RANKS, LISTS, RECORD):
         if (work / name).exists():
             (work / name).replace(folder / name)
     shutil.rmtree(work)
@@ -261,7 +279,7 @@ def resumable(folder: Path, new: Attempt) -> Attempt | None:
 
 def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:
     """Empty the folder of what another attempt left there, and write this one's `attempt.json`."""
-    for name in (RECORD, CHECKPOINT, HISTORY, RANKS, WEIGHTS):
+    for name in (RECORD, CHECKPOINT, HISTORY, RANKS, LISTS, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     return write_sealed(folder / ATTEMPT, attempt)
 
@@ -303,15 +321,14 @@ class Epochs:
         self.trial, self.attempt = trial, attempt
         self.batches = Batches(splits, h.n, h.batch_size, attempt.device)
         torch.manual_seed(derived_seed(trial.seed, 0))
-        self.model = Recommender(h, splits.n_items).to(attempt.device)
+        self.model = build_network(h, splits.n_items).to(attempt.device)
         self.optimizer = torch.optim.Adam(
             parameter_groups(self.model.named_parameters(), h),
             lr=h.learning_rate,
             betas=(0.9, h.beta2),
             fused=True,
         )
-        drawn = h.loss == "binary_cross_entropy"
-        self.unseen = UnseenItems(splits, attempt.device) if drawn else None
+        self.loss = build_loss(h, splits, attempt.device, attempt.block_parts)
 
     def train(self, epoch: int) -> float:
         """One epoch of steps; returns the mean loss of a target, in nats.
@@ -338,17 +355,15 @@ class Epochs:
         """The configured loss of one batch, divided by the mean number of targets a step."""
         items, targets = self.batches.batch(rows)
         valid = targets != 0
-        hidden, wanted = self.model(items)[valid], targets[valid] - 1
-        weight, scale = self.model.item_embedding.weight[1:], 1 / self.batches.targets_per_step
-        h = self.trial.hyperparameters
-        if h.loss == "cross_entropy":
-            return cross_entropy(hidden, weight, wanted, scale, self.attempt.block_parts)
-        if h.loss == "sampled_softmax":
-            return sampled_softmax(hidden, weight, wanted, scale, h.negatives)
-        assert self.unseen  # noqa: S101
-        users = self.batches.users[rows.to(targets.device)].expand_as(targets)[valid]
-        drawn = self.unseen.draw(users, h.negatives)
-        return binary_cross_entropy(hidden, weight, wanted, drawn, scale)
+        return self.loss(
+            Step(
+                hidden=self.model(items)[valid],
+                weight=self.model.output_weights(),
+                targets=targets[valid] - 1,
+                users=lambda: self.batches.users[rows.to(valid.device)].expand_as(valid)[valid],
+                scale=1 / self.batches.targets_per_step,
+            )
+        )
 
 
 class _Training:
@@ -359,6 +374,7 @@ class _Training:
     ) -> None:
         self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
         n, device = trial.hyperparameters.n, attempt.device
+        self.splits = splits
         self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in PARTS)
         self.epochs = Epochs(trial, splits, attempt)
         self.model = self.epochs.model
@@ -419,8 +435,16 @@ class _Training:
 
     def _finish(self) -> TrialRecord:
         self.model.load_state_dict(self.state.best_weights)
-        valid, test = self._ranks(self.valid), self._ranks(self.test)
-        return write_trained(self.trial, self.folder, self.attempt, self.state, valid, test)
+        outcome = outcome_of(
+            self.model,
+            self.valid,
+            self.test,
+            self.splits,
+            self.trial,
+            self.state.epoch,
+            self.attempt.block_parts,
+        )
+        return write_trained(self.trial, self.folder, self.attempt, self.state, outcome)
 
 
 def out_of_patience(trial: Trial, state: TrainingState) -> bool:
@@ -436,7 +460,7 @@ def ended(trial: Trial, state: TrainingState) -> bool:
 
 
 def ranks_of(
-    model: Recommender, users: EvaluationSet, trial: Trial, epoch: int, parts: int = 1
+    model: Network, users: EvaluationSet, trial: Trial, epoch: int, parts: int = 1
 ) -> Ranks:
     """Every user's rank by the model; `parts` is as in `block_size`.
 
@@ -448,6 +472,27 @@ def ranks_of(
         return rank_targets(network_scorer(model, parts), users)
     except NonFiniteScores as error:
         raise diverged(trial, epoch, str(error)) from error
+
+
+def outcome_of(
+    model: Network,
+    valid: EvaluationSet,
+    test: EvaluationSet,
+    splits: Splits,
+    trial: Trial,
+    epoch: int,
+    parts: int = 1,
+) -> Outcome:
+    """What a model with its best weights comes to, the one look at the test set.
+
+    Raises:
+        TrainingDiverged: a score is not finite.
+    """
+    valid_ranks, test_ranks = (
+        ranks_of(model, users, trial, epoch, parts) for users in (valid, test)
+    )
+    lists = lists_table(*top_lists(network_scorer(model, parts), test), splits)
+    return Outcome(valid_ranks, test_ranks, lists, splits.n_items)
 
 
 def diverged(trial: Trial, epoch: int, reason: str) -> TrainingDiverged:
@@ -481,17 +526,16 @@ def progress_of(trial: Trial, state: TrainingState) -> Progress:
 
 
 def write_trained(
-    trial: Trial, folder: Path, attempt: Attempt, state: TrainingState, valid: Ranks, test: Ranks
+    trial: Trial, folder: Path, attempt: Attempt, state: TrainingState, outcome: Outcome
 ) -> TrialRecord:
-    """The finished folder of a trained trial: history, best weights, ranks, and the record last."""
+    """The finished folder of a trained trial: history, weights, ranks, lists, the record last."""
     write_parquet(folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
     with write_atomically(folder / WEIGHTS) as part:
         save_file({n: t.contiguous() for n, t in state.best_weights.items()}, part)
     record = _write_result(
         folder,
         attempt,
-        valid,
-        test,
+        outcome,
         seconds=state.seconds,
         targets_per_second=statistics.median(r["targets_per_second"] for r in state.history),
         epochs=state.epoch,
@@ -502,18 +546,17 @@ def write_trained(
     return record
 
 
-def _write_result(
-    folder: Path, attempt: Attempt, valid: Ranks, test: Ranks, **numbers: Any
-) -> TrialRecord:
-    """Ranks, then the record with metrics and checksums, which makes the trial finished."""
-    frame = ranks_table(valid, test)
-    write_parquet(folder / RANKS, frame)
-    written = [name for name in (HISTORY, RANKS, WEIGHTS) if (folder / name).exists()]
+def _write_result(folder: Path, attempt: Attempt, outcome: Outcome, **numbers: Any) -> TrialRecord:
+    """Ranks and lists, then the record with metrics and checksums, which makes it finished."""
+    ranks = ranks_table(outcome.valid, outcome.test)
+    write_parquet(folder / RANKS, ranks)
+    write_parquet(folder / LISTS, outcome.lists)
+    written = [name for name in (HISTORY, RANKS, LISTS, WEIGHTS) if (folder / name).exists()]
     record = TrialRecord(
         **attempt.model_dump(),
         **numbers,
         finished=now(),
-        metrics=metrics_of_table(frame),
+        metrics=metrics_of_table(ranks) | beyond_accuracy(outcome.lists, ranks, outcome.n_items),
         files={name: sha256(folder / name) for name in written},
     )
     return write_sealed(folder / RECORD, record)

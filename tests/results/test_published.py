@@ -13,6 +13,7 @@ from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.published import export_results, import_results
 from fparec_pipeline.results.trials import METRICS, trials_frame
+from fparec_pipeline.training.metrics import NAMES
 from fparec_pipeline.training.record import PublishedError, read_record
 from fparec_pipeline.training.trial import run_reference, run_trial
 
@@ -46,7 +47,7 @@ def elsewhere(origin, tmp_path):
     return DataRoot(tmp_path)
 
 
-def test_imported_trials_are_those_exported_but_for_weights_and_the_mark(
+def test_imported_trials_are_those_exported_but_for_weights_lists_and_the_mark(
     origin, published, elsewhere
 ):
     assert len(import_results(published, elsewhere).added) == 3
@@ -54,7 +55,7 @@ def test_imported_trials_are_those_exported_but_for_weights_and_the_mark(
         there, here = (read_record(root.trials / "tiny" / name) for root in (origin, elsewhere))
         expected = there.model_dump(exclude={"checksum"}) | {"published": True}
         found = here.model_dump(exclude={"checksum"})
-        files = expected.pop("files").keys() - {"model.safetensors"}
+        files = expected.pop("files").keys() - {"model.safetensors", "lists.parquet"}
         assert found.pop("files").keys() == files
         assert found == expected
         for file in files:
@@ -62,6 +63,19 @@ def test_imported_trials_are_those_exported_but_for_weights_and_the_mark(
                 pl.read_parquet(root.trials / "tiny" / name / file) for root in (origin, elsewhere)
             )
             assert first.equals(second)
+
+
+def test_results_published_before_a_metric_was_there_have_none_of_it(
+    published, elsewhere, tmp_path
+):
+    older = tmp_path / "older"
+    shutil.copytree(published, older)
+    trials = pl.read_parquet(older / "trials.parquet")
+    trials.select(pl.exclude(set(METRICS) - set(NAMES))).write_parquet(older / "trials.parquet")
+    import_results(older, elsewhere)
+    frame = trials_frame(elsewhere, load_config(elsewhere))
+    assert frame.select(NAMES).null_count().sum_horizontal().item() == 0
+    assert frame["test/coverage_at_10"].null_count() == frame.height == 3
 
 
 def test_results_are_computed_from_imported_trials_as_from_ones_own(origin, published, elsewhere):

@@ -14,6 +14,7 @@ from fparec_pipeline.results.trials import (
     trials_path,
     write_trials,
 )
+from fparec_pipeline.training.metrics import NAMES
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def test_no_trials_is_an_empty_frame_with_all_columns(data, config):
     assert {"dataset", "model", "seed", "stale", *METRICS} <= set(frame.columns)
 
 
-def test_forty_four_metrics():
-    assert len(METRICS) == 4 * (2 * 5 + 1)
+def test_forty_four_metrics_of_ranks_and_nineteen_of_each_rankings_lists():
+    assert len(NAMES) == 4 * (2 * 5 + 1)
+    assert len(METRICS) == len(NAMES) + 2 * (5 + 2 * 7)
     assert {"test/hr_at_1", "test_unseen/ndcg_at_50", "valid/mrr"} <= set(METRICS)
 
 

@@ -7,7 +7,7 @@ from tiny import splits_of, tiny_splits
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fparec_pipeline.training.batches import Batches
-from fparec_pipeline.training.binary import UnseenItems, binary_cross_entropy
+from fparec_pipeline.training.losses.binary_cross_entropy import UnseenItems, binary_cross_entropy
 
 
 def problem(T=50, m=3, v=37, d=8):

@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fparec_pipeline.training import loss as loss_module
-from fparec_pipeline.training.loss import cross_entropy
+from fparec_pipeline.training.losses import cross_entropy as loss_module
+from fparec_pipeline.training.losses.cross_entropy import cross_entropy
 
 V, D = 1213, 11  # a prime number of items: a multiple of no block
 SIZES = [1, 15, 16, 17, 333, 900]

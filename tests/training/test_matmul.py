@@ -16,7 +16,8 @@ needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this build of PyTorch 
 PROGRAM = """
 import torch
 from fparec_pipeline.training import matmul
-from fparec_pipeline.training.loss import block_size, loss_and_gradients
+from fparec_pipeline.training.blocks import block_size
+from fparec_pipeline.training.losses.cross_entropy import loss_and_gradients
 
 matmul.PREFERS_ONEDNN = True
 items, d = 20_033, 50

@@ -68,7 +68,7 @@ def test_no_step_of_a_stack_waits_for_the_device(arm):
     stack = Stack([Recommender(h, splits.n_items).to("meta") for _ in range(3)])
     rows = torch.empty(3, h.batch_size, dtype=torch.int64, device="meta")
     items, targets = gathered(batches, rows, h.n)
-    weight = stack.parameters["item_embedding.weight"][:, 1:]
+    weight = stack.output_weights()
     losses = stacked_cross_entropy(stack(items).flatten(1, 2), weight, targets.flatten(1) - 1, 0.1)
     losses.sum().backward()
     assert losses.shape == (3,)

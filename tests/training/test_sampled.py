@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from tiny import tiny_splits, tiny_trial
 
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.losses.sampled_softmax import draw_items, loss_with, sampled_softmax
 from fparec_pipeline.training.record import HISTORY_SCHEMA, view_trial
-from fparec_pipeline.training.sampled import draw_items, loss_with, sampled_softmax
 from fparec_pipeline.training.trial import run_trial
 
 

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from tiny import PACKAGED, tiny_splits, tiny_trial
 
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training import loss as loss_module
+from fparec_pipeline.training import blocks
 from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.record import (
     HISTORY,
+    LISTS,
     RANKS,
     WEIGHTS,
     TrialLocked,
@@ -47,7 +48,7 @@ def folder_of(trial, data):
 
 @pytest.mark.parametrize("block", [4096, 1 << 30])
 def test_the_loss_and_its_gradients_equal_pytorchs_model_by_model(block, monkeypatch):
-    monkeypatch.setattr(loss_module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
     generator = torch.Generator().manual_seed(0)
     S, T, V, d = 3, 40, 23, 6
     hidden = torch.randn(S, T, d, generator=generator, requires_grad=True)
@@ -112,7 +113,7 @@ def test_each_seed_has_a_complete_folder_of_its_own(data):
     for trial, record in zip(trials, records, strict=True):
         folder = folder_of(trial, data)
         assert read_record(folder) == record
-        assert set(record.files) == {HISTORY, RANKS, WEIGHTS}
+        assert set(record.files) == {HISTORY, RANKS, LISTS, WEIGHTS}
         assert pl.read_parquet(folder / RANKS).height == splits.n_users
         losses = pl.read_parquet(folder / HISTORY)["loss"]
         assert losses[-1] < losses[0] < 1.5 * math.log(splits.n_items)

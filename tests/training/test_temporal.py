@@ -191,7 +191,7 @@ def test_the_folder_holds_every_rank_and_its_metrics_come_from_them(target, tmp_
         cold = cases.targets > splits.n_items
         assert cold.any()
         assert (rows[part].to_numpy()[cold] == splits.n_items + 1).all()
-    assert metrics_of_table(ranks) == record.metrics
+    assert metrics_of_table(ranks).items() <= record.metrics.items()
 
 
 @pytest.mark.parametrize("reference", ["popularity", "last_ten", "transitions"])

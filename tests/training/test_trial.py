@@ -30,6 +30,7 @@ from fparec_pipeline.training.record import (
     ATTEMPT,
     CHECKPOINT,
     HISTORY,
+    LISTS,
     RANKS,
     WEIGHTS,
     TrialLocked,
@@ -509,8 +510,14 @@ def test_a_reference_has_a_folder_without_training_and_is_evaluated_once(referen
     folder = data.trial("tiny", reference, 0)
     assert not record.trained
     assert record.hyperparameters == {}
-    assert set(record.files) == {RANKS}
-    assert {path.name for path in folder.iterdir()} == {".lock", ATTEMPT, RANKS, "trial.json"}
+    assert set(record.files) == {RANKS, LISTS}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock",
+        ATTEMPT,
+        RANKS,
+        LISTS,
+        "trial.json",
+    }
     assert json.loads((folder / ATTEMPT).read_text())["attempt"] == record.attempt
     assert run_reference("tiny", reference, tiny_splits(), data) == record
     assert run_reference("tiny", reference, tiny_splits(seed=1), data).attempt != record.attempt

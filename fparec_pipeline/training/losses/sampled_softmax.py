@@ -16,11 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.training.losses import Loss
+
+
+def build(h: Hyperparameters, splits: Splits, device: str, parts: int) -> Loss:
+    """The loss of `training.losses`."""
+    return lambda step: sampled_softmax(
+        step.hidden, step.weight, step.targets, step.scale, h.negatives
+    )
+
 
 def sampled_softmax(
     hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, negatives: int
 ) -> Tensor:
-    """`loss.cross_entropy` with the softmax's denominator estimated from drawn items.
+    """`cross_entropy` with the softmax's denominator estimated from drawn items.
 
     Args:
         hidden: (T, d) outputs at the positions that have a target.

@@ -10,7 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fparec_pipeline.config import Hyperparameters
 from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.training.losses import Loss, Step
+
+
+def build(h: Hyperparameters, splits: Splits, device: str, parts: int) -> Loss:
+    """The loss of `training.losses`."""
+    unseen = UnseenItems(splits, device)
+
+    def loss(step: Step) -> Tensor:
+        drawn = unseen.draw(step.users(), h.negatives)
+        return binary_cross_entropy(step.hidden, step.weight, step.targets, drawn, step.scale)
+
+    return loss
 
 
 def binary_cross_entropy(
@@ -18,7 +31,7 @@ def binary_cross_entropy(
 ) -> Tensor:
     """scale · Σ_t [−log σ(s_t,target) − Σ_m log(1 − σ(s_t,negative_m))], s = hidden · weightᵀ.
 
-    Every target weighs the same, as in `loss.cross_entropy`; the authors divide each batch by its
+    Every target weighs the same, as in `cross_entropy`; the authors divide each batch by its
     own number of targets.
 
     Args:

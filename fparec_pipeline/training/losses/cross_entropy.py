@@ -18,21 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.training.blocks import block_size
+from fparec_pipeline.training.losses import Loss
 from fparec_pipeline.training.matmul import add_mm, mm
 
-BLOCK_BYTES = 6 << 20  # of scores: about what a core has of the caches
-CUDA_BLOCK_BYTES = 512 << 20  # large enough to fill a GPU
 # Base-2 logits up to here need no shift: 2¹⁰⁰ times any catalogue is below float32's 2¹²⁸.
 LARGEST_LOGIT = 100.0
 
 
-def block_size(n_items: int, device: torch.device, parts: int = 1) -> int:
-    """How many targets or users are scored at once: a multiple of 16, at least 16.
-
-    `parts` is what a block is divided by where memory is short.
-    """
-    budget = CUDA_BLOCK_BYTES if device.type == "cuda" else BLOCK_BYTES
-    return max(16, min(budget // (4 * n_items), 1 << 16) // parts // 16 * 16)
+def build(h: Hyperparameters, splits: Splits, device: str, parts: int) -> Loss:
+    """The loss of `training.losses`."""
+    return lambda step: cross_entropy(step.hidden, step.weight, step.targets, step.scale, parts)
 
 
 def equal_blocks(T: int, largest: int) -> tuple[int, int]:

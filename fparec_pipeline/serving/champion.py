@@ -1,0 +1,351 @@
+"""A dataset's champion on disk: its folder, the previous one, and how one becomes the champion.
+
+`data/champions/<dataset>/` holds a folder for each champion, named by its fingerprint, and
+`current.json`, which says which of them is the champion and which was it before. In a champion's
+folder lie the three files of `serving.model` (`champion.json`, written last, is its record), the
+learning curve of its refit, and the weights of the trial that was chosen where it has some: a later
+challenger is compared with those (`serving.refresh`).
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fparec_pipeline.config import Config, Trial
+from fparec_pipeline.datasets.files import CHECKSUM, DatasetError, seal, write_atomically
+from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.serving.choice import Choice, NoChampion
+from fparec_pipeline.serving.model import FACTS, ITEMS, WEIGHTS, PackedModel
+from fparec_pipeline.serving.refit import OnEpoch, refit, refit_fingerprint, whole
+from fparec_pipeline.training.record import (
+    HISTORY,
+    Attempt,
+    TrialRecord,
+    is_locked,
+    lock_trial,
+    now,
+    read_record,
+    sha256,
+    write_json,
+    write_sealed,
+)
+from fparec_pipeline.training.trial import begin_attempt, new_attempt
+
+CHOSEN = "chosen.safetensors"  # the weights that validation saw
+POINTER = "current.json"
+
+
+class ChampionCorrupt(DatasetError):
+    """A champion's folder whose files are missing or damaged."""
+
+
+class StandsOn(BaseModel):
+    """The trial whose scores speak for a champion."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    attempt: str
+    epochs: int  # its best epoch
+    n_items: int  # that it knew; a refit may know more
+    metrics: dict[str, float]  # all of the trial's, test included
+
+
+class Champion(Attempt):
+    """The content of `champion.json`."""
+
+    title: str
+    refit: bool
+    note: str  # what its scores are, in a sentence
+    stands_on: StandsOn
+    choice: Choice
+    finished: str
+    seconds: float
+    files: dict[str, str]  # name -> sha256
+
+
+class Pointer(BaseModel):
+    """The content of `current.json`: fingerprints."""
+
+    champion: str
+    previous: str | None = None
+
+
+def promote(
+    choice: Choice,
+    splits: Splits,
+    config: Config,
+    data: DataRoot,
+    *,
+    with_refit: bool = True,
+    device: str = "auto",
+    on_epoch: OnEpoch | None = None,
+) -> Champion:
+    """Make the chosen trial the champion of its dataset; the one before becomes the previous.
+
+    A finished folder of the same fingerprint is taken as it is, an unfinished one is resumed.
+
+    Args:
+        choice: as `choose` gives it.
+        splits: today's.
+        config: today's.
+        data: where trials and champions lie.
+        with_refit: train it on all interactions; False: its weights are the trial's.
+        device: for the refit.
+        on_epoch: told of each epoch of the refit.
+
+    Raises:
+        NoChampion: the trial is not there, or without refit it has no weights.
+        TrialLocked: another process refits it.
+        TrialCorrupt: the trial or a checkpoint is damaged.
+    """
+    dataset = choice.dataset
+    trial = config.trial(*choice.trial)
+    folder_of_trial = choice.trial.folder(data)
+    chosen = read_record(folder_of_trial)
+    if chosen is None or chosen.fingerprint != trial.fingerprint(splits.stats["data_hash"]):
+        raise NoChampion(f"{choice.trial} is no finished trial of today's configuration and data.")
+    fingerprint = _fingerprint(chosen, with_refit)
+    folder = data.champions(dataset) / fingerprint
+    with lock_trial(folder):
+        champion = _finished(folder)
+        if champion is None:
+            _keep_chosen(folder_of_trial, folder)
+            champion = _make(
+                choice, trial, chosen, splits, folder, with_refit, device, on_epoch, data
+            )
+        elif champion.choice != choice:  # the same weights, chosen anew against others
+            champion = write_sealed(folder / FACTS, champion.model_copy(update={"choice": choice}))
+    _point(data, dataset, fingerprint)
+    return champion
+
+
+def roll_back(dataset: str, data: DataRoot) -> Champion:
+    """Make the previous champion the champion again, and the champion the previous.
+
+    Raises:
+        NoChampion: there is no previous one.
+    """
+    with _pointing(dataset, data):
+        pointer = read_pointer(dataset, data)
+        if pointer is None or pointer.previous is None:
+            raise NoChampion(f"{dataset} has no previous champion to go back to.")
+        swapped = Pointer(champion=pointer.previous, previous=pointer.champion)
+        write_json(data.champions(dataset) / POINTER, swapped)
+    return read_champion(dataset, data)
+
+
+def read_pointer(dataset: str, data: DataRoot) -> Pointer | None:
+    """Which champions the dataset has, or None when it has none.
+
+    Raises:
+        ChampionCorrupt: `current.json` cannot be read.
+    """
+    path = data.champions(dataset) / POINTER
+    try:
+        return Pointer.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ChampionCorrupt(f"{path} is damaged. {_again(dataset)}") from error
+
+
+def champion_folder(dataset: str, data: DataRoot, fingerprint: str | None = None) -> Path:
+    """The folder of the dataset's champion, or of another of its champions.
+
+    Raises:
+        NoChampion: it has none.
+    """
+    pointer = read_pointer(dataset, data)
+    if pointer is None:
+        raise NoChampion(f"{dataset} has no champion yet. {_again(dataset)}")
+    return data.champions(dataset) / (fingerprint or pointer.champion)
+
+
+def read_champion(dataset: str, data: DataRoot, fingerprint: str | None = None) -> Champion:
+    """The record of the dataset's champion, or of another of its champions, its files checked.
+
+    Raises:
+        NoChampion: it has none.
+        ChampionCorrupt: a file is missing or damaged.
+    """
+    folder = champion_folder(dataset, data, fingerprint)
+    champion = _finished(folder)
+    if champion is None:
+        raise ChampionCorrupt(f"{folder} holds no finished champion. {_again(dataset)}")
+    return champion
+
+
+def load_champion(dataset: str, data: DataRoot) -> PackedModel:
+    """The champion, ready to be asked.
+
+    Raises:
+        NoChampion: the dataset has none.
+        ChampionCorrupt: a file is missing or damaged.
+    """
+    champion = read_champion(dataset, data)
+    return PackedModel.load(data.champions(dataset) / champion.fingerprint)
+
+
+def _fingerprint(chosen: TrialRecord, with_refit: bool) -> str:
+    if with_refit:
+        return refit_fingerprint(chosen.fingerprint, chosen.best_epoch)
+    return hashlib.sha256(f"packed {chosen.fingerprint}".encode()).hexdigest()[:16]
+
+
+def _finished(folder: Path) -> Champion | None:
+    """The record of a finished champion's folder, its files checked; None when it has none."""
+    path = folder / FACTS
+    try:
+        text = path.read_text(encoding="utf-8")
+        champion = Champion.model_validate_json(text)
+        fits = seal(json.loads(text)) == champion.checksum
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError, ValueError) as error:
+        raise ChampionCorrupt(f"{path} is damaged. {_delete(folder)}") from error
+    if not fits:
+        raise ChampionCorrupt(f"{path} is damaged: its {CHECKSUM} does not fit. {_delete(folder)}")
+    for name, expected in champion.files.items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise ChampionCorrupt(f"{folder / name} is missing or damaged. {_delete(folder)}")
+    return champion
+
+
+def _keep_chosen(trial: Path, folder: Path) -> None:
+    """Copy the chosen trial's weights into the champion's folder, where it has some."""
+    if (trial / WEIGHTS).exists():
+        with write_atomically(folder / CHOSEN) as part:
+            shutil.copyfile(trial / WEIGHTS, part)
+
+
+def _make(
+    choice: Choice,
+    trial: Trial,
+    chosen: TrialRecord,
+    splits: Splits,
+    folder: Path,
+    with_refit: bool,
+    device: str,
+    on_epoch: OnEpoch | None,
+    data: DataRoot,
+) -> Champion:
+    """The finished folder, whose lock is held: weights, items, and the record last."""
+    if with_refit:
+        attempt, state = refit(trial, chosen, splits, folder, device=device, on_epoch=on_epoch)
+        seconds = state.seconds
+        note = (
+            "Trained on all interactions, validation and test included, so it has no test score "
+            f"of its own: the scores are those of the trial {choice.trial}, trained without them."
+        )
+    else:
+        attempt, seconds = _packed(trial, chosen, splits, folder), 0.0
+        note = f"The weights and the scores are those of the trial {choice.trial}."
+    n_items = whole(splits).n_items if with_refit else splits.n_items
+    _write_items(data.splits(choice.dataset), n_items, folder / ITEMS)
+    names = [name for name in (WEIGHTS, ITEMS, HISTORY, CHOSEN) if (folder / name).exists()]
+    champion = Champion(
+        **attempt.model_dump(exclude={CHECKSUM}),
+        title=choice.title,
+        refit=with_refit,
+        note=note,
+        stands_on=StandsOn(
+            fingerprint=chosen.fingerprint,
+            attempt=chosen.attempt,
+            epochs=chosen.best_epoch,
+            n_items=splits.n_items,
+            metrics=chosen.metrics,
+        ),
+        choice=choice,
+        finished=now(),
+        seconds=seconds,
+        files={name: sha256(folder / name) for name in names},
+    )
+    return write_sealed(folder / FACTS, champion)
+
+
+def _packed(trial: Trial, chosen: TrialRecord, splits: Splits, folder: Path) -> Attempt:
+    """The trial's own weights as the champion's."""
+    if not (folder / CHOSEN).exists():
+        raise NoChampion(
+            f"{trial.id} has no weights here: published trials come without. Let it be refitted, "
+            f"or train it: {trial.id.command} --retrain"
+        )
+    attempt = new_attempt(trial, splits, "cpu").model_copy(
+        update={"fingerprint": _fingerprint(chosen, with_refit=False)}
+    )
+    written = begin_attempt(folder, attempt)
+    with write_atomically(folder / WEIGHTS) as part:
+        shutil.copyfile(folder / CHOSEN, part)
+    return written
+
+
+def _write_items(splits: Path, n_items: int, target: Path) -> None:
+    """Number, source id and how often it was chosen, of the items that the network knows."""
+    parts = [pl.scan_parquet(splits / f"{part}.parquet") for part in ("train", "valid", "test")]
+    counts = pl.concat(part.select("item") for part in parts).group_by("item").len("count")
+    items = (
+        pl.scan_parquet(splits / "items.parquet")
+        .select("item", "source_id")
+        .join(counts, on="item", how="left", maintain_order="left")
+        .with_columns(pl.col("count").fill_null(0))
+        .filter(pl.col("item") <= n_items)
+        .sort("item")
+    )
+    with write_atomically(target) as part:
+        items.collect().write_parquet(part)
+
+
+def _point(data: DataRoot, dataset: str, fingerprint: str) -> None:
+    """Let `current.json` name the new champion; whoever is neither it nor the previous goes."""
+    with _pointing(dataset, data):
+        old = read_pointer(dataset, data)
+        if old is None or old.champion != fingerprint:
+            new = Pointer(champion=fingerprint, previous=old.champion if old else None)
+            write_json(data.champions(dataset) / POINTER, new)
+            _sweep(data.champions(dataset), new)
+
+
+def _sweep(folder: Path, pointer: Pointer) -> None:
+    for path in folder.iterdir():
+        kept = path.name in (pointer.champion, pointer.previous)
+        if path.is_dir() and not kept and (path / FACTS).exists() and not is_locked(path):
+            shutil.rmtree(path)
+
+
+@contextmanager
+def _pointing(dataset: str, data: DataRoot) -> Iterator[None]:
+    """Two processes that promote move `current.json` one after the other."""
+    with lock_trial(data.champions(dataset)):
+        yield
+
+
+def _again(dataset: str) -> str:
+    return f"`fparec promote {dataset}` makes one."
+
+
+def _delete(folder: Path) -> str:
+    return f"Delete {folder}, then {_again(folder.parent.name)}"
+
+
+def facts_of(champion: Champion) -> dict[str, Any]:
+    """What a page shows of a champion, plainly."""
+    choice = champion.choice
+    return {
+        "arm": champion.arm,
+        "seed": champion.seed,
+        "refit": champion.refit,
+        "epochs": champion.stands_on.epochs,
+        choice.metric: choice.median,
+        "fingerprint": champion.fingerprint,
+        "trial": str(choice.trial),
+        "note": champion.note,
+    }

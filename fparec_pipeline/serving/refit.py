@@ -1,0 +1,130 @@
+"""The champion trained once more, on all interactions: what is recommended next is after the last.
+
+Notable:
+* As many epochs as validation chose for the trial; no validation and no test, since both sets are
+  trained on. Its record says whose scores it stands on.
+* The folder's rules are a trial's: an flock, `attempt.json`, checkpoints that are resumed to the
+  same bits, and a record, written last, with the checksums of its files. The fingerprint is that
+  of the trial with the number of epochs, so that it is none of a trial.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from safetensors.torch import save_file
+
+from fparec_pipeline.config import Trial
+from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from fparec_pipeline.training.record import (
+    CHECKPOINT,
+    HISTORY,
+    HISTORY_SCHEMA,
+    WEIGHTS,
+    Attempt,
+    TrialRecord,
+    write_parquet,
+)
+from fparec_pipeline.training.trial import (
+    CHECKPOINT_SECONDS,
+    Epochs,
+    begin_attempt,
+    new_attempt,
+    resumable,
+)
+
+OnEpoch = Callable[[int, int], None]  # told the epoch and how many there are
+
+
+def refit_fingerprint(trial_fingerprint: str, epochs: int) -> str:
+    """16 hex digits that no trial has: other content is hashed."""
+    content = {"refit_of": trial_fingerprint, "epochs": epochs}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def whole(splits: Splits) -> Splits:
+    """The splits with every interaction among the training items, and no item cold any more."""
+    each = np.arange(splits.n_users + 1)  # leave-one-out: one interaction of each user
+    windows = [splits.windows[p].offsets if splits.windows else each for p in ("valid", "test")]
+    parts = (splits.train_offsets, *windows)
+    users = np.concatenate([np.repeat(np.arange(splits.n_users), np.diff(o)) for o in parts])
+    items = np.concatenate([splits.train_items, splits.valid, splits.test])
+    counts = np.bincount(users, minlength=splits.n_users)
+    return dataclasses.replace(
+        splits,
+        n_items=max(splits.n_items, int(items.max())),
+        train_items=items[users.argsort(kind="stable")],
+        train_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        windows={},
+    )
+
+
+def refit(
+    trial: Trial,
+    chosen: TrialRecord,
+    splits: Splits,
+    folder: Path,
+    *,
+    device: str = "auto",
+    on_epoch: OnEpoch | None = None,
+) -> tuple[Attempt, TrainingState]:
+    """Train the weights in `folder`, whose lock the caller holds; a checkpoint there is resumed.
+
+    Args:
+        trial: today's, of the same fingerprint as `chosen`.
+        chosen: the finished trial; its best epoch is how long is trained.
+        splits: today's, of the same data.
+        folder: its files are `attempt.json`, `history.parquet` and `model.safetensors` afterwards.
+        device: as `choose_device` takes it.
+        on_epoch: told after each epoch.
+
+    Raises:
+        TrainingDiverged: the loss is not finite.
+        OutOfMemory: memory ran out.
+        TrialCorrupt: the checkpoint is damaged.
+    """
+    fingerprint = refit_fingerprint(chosen.fingerprint, chosen.best_epoch)
+    new = new_attempt(trial, splits, device).model_copy(
+        update={"fingerprint": fingerprint, "block_parts": chosen.block_parts}
+    )
+    attempt = resumable(folder, new) or begin_attempt(folder, new)
+    epochs = Epochs(trial, whole(splits), attempt)
+    state = load_checkpoint(folder, epochs.model, epochs.optimizer, attempt.attempt)
+    saved = time.perf_counter()
+    while state.epoch < chosen.best_epoch:
+        started = time.perf_counter()
+        state.epoch += 1
+        loss = epochs.train(state.epoch)
+        _note(state, loss, time.perf_counter() - started, epochs.batches.targets_per_epoch)
+        if on_epoch:
+            on_epoch(state.epoch, chosen.best_epoch)
+        if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            save_checkpoint(folder, state, epochs.model, epochs.optimizer, attempt.attempt)
+            saved = time.perf_counter()
+    write_parquet(folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
+    with write_atomically(folder / WEIGHTS) as part:
+        weights = epochs.model.state_dict()
+        save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, part)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return attempt, state
+
+
+def _note(state: TrainingState, loss: float, seconds: float, targets: int) -> None:
+    state.seconds += seconds
+    state.history.append(
+        {
+            "epoch": state.epoch,
+            "loss": loss,
+            "valid_hr_at_10": None,
+            "valid_ndcg_at_10": None,
+            "seconds": seconds,
+            "targets_per_second": targets / seconds,
+        }
+    )
