@@ -4,8 +4,13 @@ One module a family of commands; each registers its commands on `app`. A new fam
 here and its name in FAMILIES.
 """
 
+import io
+import os
 import signal
+import sys
+import tempfile
 from importlib import import_module
+from pathlib import Path
 
 from fparec_pipeline.cli.shared import app, print_error
 from fparec_pipeline.config import ConfigError
@@ -30,6 +35,7 @@ def main() -> None:
     ignored, and Dagster has SIGTERM do what SIGINT does.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _settle_surroundings()
     from fparec_pipeline.datasets.files import DatasetError
     from fparec_pipeline.results.paper_figures import FigureMissing
     from fparec_pipeline.training.record import PublishedError, TrialCorrupt, TrialLocked
@@ -47,3 +53,14 @@ def main() -> None:
     ) as error:
         print_error(str(error))
         raise SystemExit(2) from None
+
+
+def _settle_surroundings() -> None:
+    """A terminal that lacks characters gets ? for them; who has no home gets a temporary one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        Path.home()
+    except RuntimeError:  # neither HOME nor an entry in passwd: MLflow could not be imported
+        os.environ["HOME"] = tempfile.gettempdir()

@@ -32,7 +32,7 @@ def check(name: Annotated[str, typer.Argument(help="A dataset of datasets.toml."
 
     Example: fparec dataset check orders
     """
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     config = load_config(data)
     known(name, config.datasets, "dataset")
     _check(name, config, data)
@@ -60,7 +60,7 @@ def add(
     """
     from fparec_pipeline.datasets.guessing import guessed
 
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     config = load_config(data)
     path = file.expanduser().resolve()
     if not path.exists():

@@ -20,4 +20,4 @@ def dev(
     """
     from fparec_pipeline.running.servers import serve
 
-    raise typer.Exit(serve(DataRoot.default(), dagster_port, mlflow_port))
+    raise typer.Exit(serve(DataRoot.default().writable(), dagster_port, mlflow_port))

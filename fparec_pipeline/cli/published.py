@@ -31,7 +31,7 @@ def import_(
     """
     from fparec_pipeline.results.published import import_results
 
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     with Progress(console=console) as bars:
         bar = bars.add_task("published trials", total=None)
 

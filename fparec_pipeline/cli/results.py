@@ -71,7 +71,7 @@ def figure(
     """
     from fparec_pipeline.results.paper_figures import FIGURES, draw, write
 
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     config = load_config(data)
     known(dataset, config.datasets, "dataset")
     name = f"figure_{known(number, [n.removeprefix('figure_') for n in FIGURES], 'figure')}"
@@ -93,7 +93,7 @@ def report() -> None:
     from fparec_pipeline.results.trials import trials_frame
     from fparec_pipeline.tracking import Tracker
 
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     config, tracker = load_config(data), Tracker(None, data)
     trials = trials_frame(data, config)
     tracker.log_report(write_report(trials, data, config, tracker.trial_urls()))

@@ -50,7 +50,7 @@ def sync() -> None:
     Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
     were copied in from elsewhere, and settles runs whose process died.
     """
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     if not bring_up_to_date(data, load_config(data)):
         raise typer.Exit(1)
 

@@ -53,7 +53,7 @@ def run(
     from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
 
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     config = load_config(data)
     known(device.partition(":")[0], DEVICES, "device")
     trials = chosen(config, study, datasets, models, seeds)

@@ -11,7 +11,7 @@ import numpy as np
 from fparec_pipeline.config import FILES, Frozen
 from fparec_pipeline.results.significance import Comparison, Pair, compare
 
-Verdict = Literal["held", "reversed", "undecided"]
+Verdict = Literal["held", "mixed", "reversed", "undecided"]
 # (study, dataset, metric) -> arm -> (seeds, users); arms without a median are not in it.
 Values = Callable[[str, str, str], dict[str, np.ndarray]]
 
@@ -58,7 +58,8 @@ def judge(claims: list[Claim], values: Values) -> list[Judged]:
     """Give each claim its verdict.
 
     Held: every comparison is significant and as claimed. Reversed: at least one is significant
-    the other way. Undecided: all else, missing trials included. Holm's correction is over all
+    the other way, and none as claimed. Mixed: some are significant as claimed, some the other way.
+    Undecided: all else, missing trials included. Holm's correction is over all
     comparisons that any claim makes on the same study, dataset and metric.
     """
     cells = {(c.study, dataset, c.metric) for c in claims for dataset in c.datasets}
@@ -85,7 +86,7 @@ def _judge(claim: Claim, compared: dict[tuple[str, str, str], dict[Pair, Compari
     }
     verdicts = {_of_pair(comparison) for comparison in found.values()}
     if "reversed" in verdicts:
-        return Judged(claim, "reversed", found)
+        return Judged(claim, "mixed" if "held" in verdicts else "reversed", found)
     return Judged(claim, "held" if verdicts == {"held"} else "undecided", found)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
+import matplotlib.lines
 import numpy as np
 import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,7 +47,9 @@ def learning_curve(history: pl.DataFrame, title: str) -> bytes:
 
 
 def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str) -> Figure:
-    """Validation NDCG@10 over epochs: a colour for each model, a line for each of its seeds.
+    """Validation NDCG@10 over epochs: the median over seeds as a line, their range as a band.
+
+    A model's line ends with the epoch that fewer than half of its seeds have reached.
 
     Args:
         histories: model -> one frame a seed, with columns epoch and valid_ndcg_at_10.
@@ -56,17 +59,77 @@ def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str)
     axes = figure.subplots()
     colours = mpl.colormaps["tab20"]
     for index, (model, seeds) in enumerate(histories.items()):
-        for number, history in enumerate(seeds):
-            axes.plot(
-                history["epoch"].to_numpy(),
-                history["valid_ndcg_at_10"].to_numpy(),
-                color=colours((2 * index + index // 10) % 20),
-                label=model if number == 0 else None,
-                linewidth=1.2,
+        measure = pl.col("valid_ndcg_at_10")
+        over_seeds = (
+            pl.concat([seed.select("epoch", measure) for seed in seeds])
+            .group_by("epoch")
+            .agg(
+                measure.median().alias("median"),
+                measure.min().alias("low"),
+                measure.max().alias("high"),
+                pl.len().alias("seeds"),
             )
+            .filter(2 * pl.col("seeds") > len(seeds))
+            .sort("epoch")
+        )
+        colour = colours((2 * index + index // 10) % 20)
+        epochs = over_seeds["epoch"].to_numpy()
+        axes.plot(epochs, over_seeds["median"].to_numpy(), color=colour, label=model, linewidth=1.5)
+        axes.fill_between(
+            epochs,
+            over_seeds["low"].to_numpy(),
+            over_seeds["high"].to_numpy(),
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
     axes.set(title=title, xlabel="epoch", ylabel="validation NDCG@10")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
+    return figure
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A row of a forest plot: a median with its interval."""
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None
+    kind: str  # "best", "level" (not significantly behind), "behind" or "untrained"
+
+
+KINDS = {
+    "best": ("tab:green", "best"),
+    "level": ("tab:blue", "not significantly behind"),
+    "behind": ("tab:gray", "significantly behind"),
+    "untrained": ("tab:orange", "untrained"),
+}
+
+
+def forest(rows: Sequence[Estimate], heading: str) -> Figure:
+    """Medians with their 95 % intervals, one row a model, the best at the top.
+
+    Args:
+        rows: in the order of printing.
+        heading: of the horizontal axis.
+    """
+    figure = Figure(figsize=(6.4, 0.9 + 0.3 * len(rows)), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        colour, _ = KINDS[row.kind]
+        if row.interval:
+            axes.plot(row.interval, (place, place), color=colour, linewidth=3, alpha=0.45)
+        axes.plot(row.value, place, "o", color=colour, markersize=6)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(heading)
+    axes.grid(axis="x", alpha=0.3)
+    shown = [KINDS[kind] for kind in KINDS if any(row.kind == kind for row in rows)]
+    marks = [mpl.lines.Line2D([], [], marker="o", linestyle="", color=c) for c, _ in shown]
+    figure.legend(
+        marks, [w for _, w in shown], loc="outside lower center", ncols=4, fontsize="small"
+    )
     return figure
 
 

@@ -25,6 +25,7 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
+from fparec_pipeline.results.overview import overview
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
 from fparec_pipeline.results.plots import learning_curves, svg
 from fparec_pipeline.results.published import command
@@ -37,6 +38,7 @@ from fparec_pipeline.results.tables import (
     table_2,
     with_intervals,
 )
+from fparec_pipeline.results.tick import read_tick
 from fparec_pipeline.results.trials import under_arm_names
 from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt
@@ -76,6 +78,12 @@ def build_report(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("report.html.j2").render(
+        cards=[
+            {"card": card, "image": _image(card.forest)} for card in overview(trials, config, users)
+        ],
+        columns=list(COLUMNS.values()),
+        made=_made(trials),
+        tick=read_tick(data),
         claims=_claims(config, data, trials, users),
         statistics=[_parameters(config), _statistics(config, data)],
         sections=[section.content() for section in sections],
@@ -129,7 +137,9 @@ class _Section:
             if line.gap is None
             and (found := self.users.read(block.dataset, line.arm, line.seeds_of(table)))
         }
-        lines = [self._line(block, line, trials) for line in block.lines]
+        tests = self._tests(block, ranks)
+        signs = self._signs(block, tests)
+        lines = [self._line(block, line, trials, signs) for line in block.lines]
         gaps = [{"title": line.title, "gap": line.gap} for line in block.lines if line.gap]
         return {
             "title": block.title,
@@ -138,10 +148,31 @@ class _Section:
             "gaps": gaps,
             "capped": any(line.capped for line in block.lines),
             "notes": block.notes,
-            "tests": self._tests(block, ranks),
+            "tests": tests,
+            "hero": self._hero(block),
         }
 
-    def _line(self, block: Block, line: Line, trials: pl.DataFrame) -> dict[str, Any]:
+    def _hero(self, block: Block) -> str:
+        """The title of the arm that the others are tested against; empty where pairs are."""
+        study = self.config.studies[self.name]
+        hero = self.config.hero_of(study, block.dataset)
+        titles = {line.arm: line.title for line in block.lines}
+        return "" if study.pairs or hero is None else titles.get(hero, "")
+
+    def _signs(self, block: Block, tests: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+        """(heading, title) -> ▲ significantly above the hero, ▼ below, ≈ neither."""
+        if not self._hero(block):
+            return {}
+        return {
+            (row["metric"], row["second"]): "≈"
+            if not row["test"].significant
+            else ("▼" if row["test"].difference > 0 else "▲")
+            for row in tests
+        }
+
+    def _line(
+        self, block: Block, line: Line, trials: pl.DataFrame, signs: dict[tuple[str, str], str]
+    ) -> dict[str, Any]:
         fresh = trials.filter(
             pl.col("dataset") == block.dataset, pl.col("model") == line.arm, ~pl.col("stale")
         ).sort("seed")
@@ -159,6 +190,7 @@ class _Section:
                     "interval": cell.interval,
                     "seeds": values,
                     "in_paper": metric in block.in_paper,
+                    "sign": signs.get((heading, line.title), ""),
                 }
             )
         return {
@@ -195,6 +227,18 @@ class _Section:
                 for (a, b), test in compare(values, pairs).items()
             ]
         return rows
+
+
+def _made(trials: pl.DataFrame) -> dict[str, Any]:
+    """When the newest trial ended, and by which commits the trials were trained."""
+    trained = trials.filter(pl.col("trained"))
+    return {
+        "date": str(trials["finished"].max() or "")[:10],
+        "commits": sorted({commit[:12] for commit in trained["commit"].drop_nulls()}),
+        "published": int(trained["published"].sum()),
+        "here": trained.height - int(trained["published"].sum()),
+        "stale": int(trials["stale"].sum()),
+    }
 
 
 def _claims(

@@ -3,7 +3,6 @@
 Here belongs what is opened once for a command. What is done with it stands in the modules beside.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from fparec_pipeline.config import Config, load_config
 from fparec_pipeline.defs.build import build_defs
-from fparec_pipeline.paths import PACKAGE, DataRoot
+from fparec_pipeline.paths import PACKAGE, DataRoot, dagster_home
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def open_context(data: DataRoot, config: Config | None = None) -> Iterator[Conte
 @contextmanager
 def open_instance(data: DataRoot) -> Iterator[dg.DagsterInstance]:
     """The persistent Dagster instance of the data root, or the one that DAGSTER_HOME names."""
-    home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
+    home = str(dagster_home() or prepare_dagster_home(data))
     # Else each run would start processes that copy this terminal's output to a file.
     no_copies = {"module": NoOpComputeLogManager.__module__, "class": "NoOpComputeLogManager"}
     ref = InstanceRef.from_dir(home, overrides={"compute_logs": no_copies})

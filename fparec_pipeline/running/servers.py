@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.paths import DataRoot, dagster_home
 from fparec_pipeline.running.context import prepare_dagster_home
 from fparec_pipeline.tracking import PAGE, Tracker
 
@@ -18,12 +19,33 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 30
 
 
+class PortTaken(OSError):
+    """A port that a server was to listen on is in use."""
+
+
+def require_free(port: int, option: str) -> None:
+    """Raises `PortTaken`, naming the option that chooses another, where the port is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise PortTaken(
+                f"Port {port} of {HOST} is taken ({error.strerror}). End what listens there, or "
+                f"choose another port with {option}."
+            ) from error
+
+
 def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     """Run both servers until a signal or until one of them ends; returns the exit status."""
     tracker = Tracker(None, data)
+    remote = tracker.uri.startswith(("http://", "https://"))  # it has a page of its own
+    require_free(dagster_port, "--dagster-port")
+    if not remote:
+        require_free(mlflow_port, "--mlflow-port")
     tracker.initialise()
     scripts = Path(sys.executable).parent
-    home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(data))
+    home = str(dagster_home() or prepare_dagster_home(data))
     environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
     environment["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # with its password: not for `ps`
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes of no use here
@@ -32,7 +54,6 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     dagster += ["-m", "fparec_pipeline.definitions"]
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--workers", "1"]
-    remote = tracker.uri.startswith(("http://", "https://"))  # it has a page of its own
     commands = [dagster] if remote else [dagster, mlflow]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

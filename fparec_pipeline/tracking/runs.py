@@ -33,6 +33,7 @@ from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.plots import learning_curve
 from fparec_pipeline.results.trials import data_hash, is_stale
+from fparec_pipeline.tracking.relocation import relocate
 from fparec_pipeline.training.record import (
     HISTORY,
     LISTS,
@@ -237,6 +238,8 @@ class Tracker:
                 registry = os.environ.get("MLFLOW_REGISTRY_URI") or self.uri
                 client = MlflowClient(tracking_uri=self.uri, registry_uri=registry)
                 self.origin = _origin(self.data)
+                if self.uri == default_uri(self.data):
+                    relocate(self.data.mlflow.resolve())
                 self._experiments = {
                     name: self.experiment(client, name) for name in (TRIALS, TABLES)
                 }
@@ -254,6 +257,9 @@ class Tracker:
             folder = self.data.mlflow.resolve() / "artifacts" / name
             artifacts = None if self._remote else folder.as_uri()
             return client.create_experiment(name, artifact_location=artifacts)
+        if found.lifecycle_stage == "deleted":
+            logger.warning("The experiment %s was deleted in MLflow; it is restored.", name)
+            client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
     def _runs(

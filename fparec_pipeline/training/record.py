@@ -11,6 +11,7 @@ Notable:
 """
 
 import datetime
+import fcntl
 import functools
 import hashlib
 import json
@@ -229,12 +230,13 @@ def lock_trial(folder: Path) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Whether some process holds the trial's lock just now."""
-    if not (folder / LOCK).exists():
-        return False
     try:
-        with FileLock(folder / LOCK, blocking=False):
+        with (folder / LOCK).open("rb") as file:  # to read: who may only look can ask too
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
-    except Timeout:
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
 
 

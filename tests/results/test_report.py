@@ -1,5 +1,6 @@
 """The report: honest about what is missing, escaped, and asking nobody for anything."""
 
+import json
 import re
 
 import pytest
@@ -8,9 +9,18 @@ from trial_folders import make_attempt, write_finished, write_splits
 from fparec_pipeline.config import load_config
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
+from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.training.record import RANKS
 
+OWN = """
+[my-shop.sources.export]
+reader = "csv"
+address = "orders.csv"
+user = "who"
+item = "what"
+time = "when"
+"""
 ARMS = ("sasrec", "linear_attention", "token_mixing", "parec", "fparec")
 
 
@@ -37,6 +47,37 @@ def html_of(data, links=None):
     return build_report(trials_frame(data, load_config(data)), data, load_config(data), links or {})
 
 
+def test_the_first_screen_says_who_wins_and_that_it_is_not_sure(data):
+    """All arms have equal ranks: the first by name has the best median, ahead of nobody."""
+    finish(data, ARMS)
+    first = html_of(data).partition('<section id="winners">')[2].partition("</section>")[0]
+    assert re.findall(r'class="name">([^<]+)<', first) == ["FPARec"]
+    assert "Not significantly ahead of Linear Attention, PARec, SASRec, Token Mixing." in first
+    assert "15 trials: 15 trained here" in first
+
+
+def test_a_users_own_dataset_comes_first(data):
+    (data.root / "datasets.toml").write_text(OWN)
+    finish(data, ["fparec"])
+    config = load_config(data)
+    write_finished(data, make_attempt(config, "my-shop", "sasrec", 0))
+    first = html_of(data).partition('<section id="winners">')[2].partition("</section>")[0]
+    assert re.findall(r'href="#dataset-([^"]+)"', first) == ["my-shop", "beauty"]
+    assert "your own" in first
+
+
+def test_a_failed_tick_of_the_schedule_stands_at_the_top(data):
+    tick = {"tick": "2024-05-05", "runs": 4, "failed": []}
+    tick_path(data).parent.mkdir(parents=True)
+    tick_path(data).write_text(json.dumps(tick))
+    assert "2024-05-05" not in html_of(data)
+    tick["failed"] = [{"partition": "tiny", "stage": "prepare", "run": "1", "reason": "no <disk>"}]
+    tick_path(data).write_text(json.dumps(tick))
+    html = html_of(data)
+    assert "2024-05-05: 1 of 4 runs failed" in html
+    assert "prepare tiny: no &lt;disk&gt;" in html
+
+
 def test_of_nothing_it_says_that_nothing_was_run(data):
     html = html_of(data)
     assert re.search(r"0 held.*0 reversed.*9 undecided", html, re.DOTALL)
@@ -49,7 +90,9 @@ def test_a_partly_run_arm_is_a_gap_with_its_seeds_values_and_no_median(data):
     html = html_of(data)
     assert "FPARec: no finished trial of seed 1, 2" in html
     assert "0: 0.0834" in html
-    assert 'data-value="0.0834"' not in html
+    table = html.partition('<section id="table_3">')[2].partition("</section>")[0]
+    assert 'data-value="0.0834"' not in table
+    assert "Provisional: fewer than three seeds." in html  # it stands with its dataset all the same
 
 
 def test_a_finished_arm_has_median_paper_difference_and_interval(data):

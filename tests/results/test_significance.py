@@ -127,7 +127,7 @@ GOOD, BAD = hits(3, 2000, 0.5), hits(3, 2000, 0.1, seed=9)
         ({"a": GOOD, "b": BAD, "c": BAD}, "held", 0),
         ({"a": GOOD, "b": BAD, "c": GOOD}, "undecided", 0),
         ({"a": GOOD, "b": BAD}, "undecided", 1),
-        ({"a": BAD, "b": GOOD}, "reversed", 1),
+        ({"a": BAD, "b": GOOD}, "mixed", 1),
         ({}, "undecided", 2),
     ],
 )
@@ -135,6 +135,12 @@ def test_verdicts(x, verdict, missing):
     y = {"a": GOOD, "b": BAD, "c": BAD}
     (judged,) = judge([CLAIM], lambda study, dataset, metric: {"x": x, "y": y}[dataset])
     assert (judged.verdict, judged.missing) == (verdict, missing)
+
+
+def test_a_claim_is_reversed_only_where_nothing_is_as_claimed():
+    other = {"a": BAD, "b": GOOD, "c": BAD}  # a against c: neither
+    (judged,) = judge([CLAIM], lambda study, dataset, metric: other)
+    assert (judged.verdict, judged.count("held")) == ("reversed", 0)
 
 
 def test_the_papers_claims_are_true_of_what_it_printed():
