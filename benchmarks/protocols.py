@@ -14,10 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-from fparec_pipeline.config import REFERENCES, Config, load_config
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from fparec_pipeline.config import REFERENCES, Config, TrialId, load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import Splits, make_splits, read_splits
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.significance import compare
+from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.training.metrics import by_user, per_target
+from fparec_pipeline.training.record import RANKS
 from fparec_pipeline.training.trial import run_reference, run_trial
 
 ARMS = (
@@ -31,6 +39,7 @@ ARMS = (
     "exponential_annealing",
 )
 SEEDS = (0, 1, 2)
+METRICS = ("test/ndcg_at_10", "test_unseen/ndcg_at_10", "test/hr_at_10")
 
 
 def compared(config: Config, wanted: list[str]) -> dict[str, list[str]]:
@@ -64,6 +73,66 @@ def train(config: Config, data: DataRoot, wanted: list[str]) -> None:
             )
 
 
+def show(config: Config, data: DataRoot, wanted: list[str]) -> None:
+    """Medians over the finished seeds, Kendall's tau between the protocols, and paired tests."""
+    trials = trials_frame(data, config).filter(pl.col("model").is_in(ARMS))
+    for base, others in compared(config, wanted).items():
+        medians = (
+            trials.filter(pl.col("dataset").is_in([base, *others]), pl.col("seed").is_in(SEEDS))
+            .group_by("dataset", "model")
+            .agg(pl.len().alias("seeds"), pl.col(METRICS).median())
+        )
+        for other in others:
+            for metric in METRICS:
+                pair = [values_of(medians, name, metric) for name in (base, other)]
+                arms = [arm for arm in ARMS if arm in pair[0] and arm in pair[1]]
+                found = stats.kendalltau(*([values[arm] for arm in arms] for values in pair))
+                print(
+                    f"\n{metric}: {base} against {other}, {len(arms)} arms: Kendall's tau "
+                    f"{found.statistic:.2f} (p {found.pvalue:.2f})"
+                )
+                print("| arm | " + " | ".join(f"{name} | seeds" for name in (base, other)) + " |")
+                print("|---|--:|--:|--:|--:|")
+                for arm in sorted(arms, key=lambda arm: -pair[0][arm]):
+                    cells = [
+                        f"{values[arm]:.4f} | {seeds_of(medians, name, arm)}"
+                        for name, values in zip((base, other), pair, strict=True)
+                    ]
+                    print(f"| {config.titles[arm]} | " + " | ".join(cells) + " |")
+        for name in (base, *others):
+            test(name, config, data, medians)
+
+
+def values_of(medians: pl.DataFrame, dataset: str, metric: str) -> dict[str, float]:
+    rows = medians.filter(dataset=dataset).select("model", metric).drop_nulls()
+    return dict(rows.iter_rows())
+
+
+def seeds_of(medians: pl.DataFrame, dataset: str, arm: str) -> int:
+    return int(medians.filter(dataset=dataset, model=arm)["seeds"].item())
+
+
+def test(name: str, config: Config, data: DataRoot, medians: pl.DataFrame) -> None:
+    """Every pair of arms by the paired t-test over users, Holm's correction over all pairs."""
+    values = {}
+    for arm in ARMS:
+        folders = [TrialId(name, arm, seed).folder(data) / RANKS for seed in SEEDS]
+        ranks = [pl.read_parquet(f).drop_nulls("test") for f in folders if f.exists()]
+        if ranks:
+            values[arm] = np.stack(
+                [
+                    by_user(per_target(r["test"].to_numpy(), "ndcg_at_10"), r["user"].to_numpy())
+                    for r in ranks
+                ]
+            )
+    tests = compare(values, itertools.combinations(values, 2))
+    clear = [pair for pair, result in tests.items() if result.significant]
+    print(f"\n{name}: {len(clear)} of {len(tests)} pairs of arms differ (test NDCG@10, p < 0.05)")
+    for first, second in clear:
+        result = tests[first, second]
+        print(f"  {first} − {second} = {result.difference:+.4f} (p {result.p_holm:.3f})")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["train", "show"])
@@ -71,4 +140,4 @@ if __name__ == "__main__":
     parser.add_argument("datasets", nargs="*")
     given = parser.parse_args()
     root = DataRoot(given.root)
-    sys.exit({"train": train}[given.what](load_config(root), root, given.datasets))
+    sys.exit({"train": train, "show": show}[given.what](load_config(root), root, given.datasets))

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from fparec_pipeline.config import Dataset, OwnSource, TimedSource
+from fparec_pipeline.datasets.audit import audit, sentences
 from fparec_pipeline.datasets.collecting import Interactions, collect
 from fparec_pipeline.datasets.notes import repetitions as notes_on_repetitions
 from fparec_pipeline.datasets.preprocess import Sequences, k_core, numbered, own_ids, repetitions
@@ -165,6 +166,16 @@ def core(inspection: Inspection) -> Section | None:
     return Section("What each core leaves", header=header, rows=lines)
 
 
+def trust(inspection: Inspection) -> Section | None:
+    """What decides how far results on the core can be trusted (`audit`)."""
+    rows, unit = inspection.sequences.rows, inspection.found.unit
+    if rows.is_empty():
+        return None
+    found = audit(rows, None if unit is None else unit.name)
+    title = f"How far results can be trusted (core {inspection.dataset.core})"
+    return Section(title, sentences(found))
+
+
 def sample(inspection: Inspection) -> Section:
     """The first interactions as they were understood, and the first user's sequence."""
     unit, names = inspection.found.unit, inspection.sequences
@@ -190,5 +201,6 @@ SECTIONS: list[Callable[[Inspection], Section | None]] = [
     times,
     repeated,
     core,
+    trust,
     sample,
 ]

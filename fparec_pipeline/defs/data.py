@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from fparec_pipeline.config import Config, masked
+from fparec_pipeline.datasets.audit import sentences
 from fparec_pipeline.datasets.checks import CHECKS, check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.sources import fetch_raw, is_downloaded, raw_files
@@ -65,15 +66,22 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     )
     @explained
     def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+        from fparec_pipeline.training.sequential import audit_of  # needs torch
+
         name, data = context.partition_key, workspace.data
         dataset = config.datasets[name]
         made = make_splits(name, dataset, fetch_raw(name, dataset, data), data)
         folder = data.splits(name)
         results = check_splits(folder, dataset)
+        audit = audit_of(folder)
         return dg.MaterializeResult(
             metadata={
                 **{k: v for k, v in made.stats.items() if isinstance(v, int | float | str)},
                 "length_quantiles": dg.MetadataValue.json(made.stats["length_quantiles"]),
+                "audit": dg.MetadataValue.md(
+                    "\n".join(f"* **{label}**: {text}" for label, text in sentences(audit))
+                ),
+                "audit_values": dg.MetadataValue.json(audit),
                 "dagster/row_count": made.stats["interactions"],
                 "dagster/column_schema": _columns(folder / "train.parquet"),
                 "path": dg.MetadataValue.path(folder),
