@@ -66,14 +66,15 @@ def tables(
         Path, typer.Option("--from", help="The folder of published results.")
     ] = PUBLISHED,
 ) -> None:
-    """Print the tables of docs/results.md: seeds, medians, intervals and paired tests.
+    """Print the README's table, then those of docs/results.md: medians, intervals, paired tests.
 
     They are computed from the published trials alone, in a folder that is removed afterwards.
     """
     from fparec_pipeline.results.published import import_results
-    from fparec_pipeline.results.published_tables import published_tables
+    from fparec_pipeline.results.published_tables import published_tables, readme_table
 
     with tempfile.TemporaryDirectory() as folder:
         data = DataRoot(Path(folder))
         import_results(source, data)
-        typer.echo("\n\n".join(published_tables(data, load_config(data))))
+        config = load_config(data)
+        typer.echo("\n\n".join([readme_table(data, config), *published_tables(data, config)]))

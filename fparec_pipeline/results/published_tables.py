@@ -13,7 +13,8 @@ import polars as pl
 from fparec_pipeline.config import REFERENCES, Config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
-from fparec_pipeline.results.study_table import COLUMNS, DASH, markdown_table
+from fparec_pipeline.results.study_table import COLUMNS, DASH, compact_markdown, markdown_table
+from fparec_pipeline.results.tables import render, rendered_study
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY
@@ -21,6 +22,11 @@ from fparec_pipeline.training.record import HISTORY
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
 DRAWS, DRAWN_USERS = 2000, 10_000
 HERO = "fparec"
+
+
+def readme_table(data: DataRoot, config: Config) -> str:
+    """Table 3 for the README: NDCG@10 with the history kept, the paper's in brackets."""
+    return compact_markdown(rendered_study("table_3", trials_frame(data, config), config, data))
 
 
 def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
@@ -32,6 +38,8 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
     """
     study, users = config.studies["table_3"], UserRanks(config, data)
     finished = trials_frame(data, config)
+    for table in ("table_3", "ml_1m_recipe", "ml_1m_wide_recipe"):
+        yield render(table, finished, config, data)[0].rstrip()
     counts = finished.group_by("dataset", "model").len()
     complete = set(counts.filter(pl.col("len") == len(study.seeds)).drop("len").iter_rows())
     for dataset in study.datasets:

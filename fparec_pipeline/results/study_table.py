@@ -206,6 +206,20 @@ def to_markdown(table: Table) -> str:
     return "\n\n".join([*parts, *_footnotes(table)]) + "\n"
 
 
+def compact_markdown(table: Table, metric: str = "test/ndcg_at_10") -> str:
+    """One metric of a table: a row a model, a column a dataset, the paper's number in brackets."""
+    blocks = table.blocks
+    lines = []
+    for line in blocks[0].lines:
+        cells = [escaped(line.title.partition(" (n = ")[0])]
+        for block in blocks:
+            cell = next(each for each in block.lines if each.arm == line.arm).cells[metric]
+            number = f"**{_number(cell.ours)}**" if cell.mark == "best" else _number(cell.ours)
+            cells.append(number + (f" ({_number(cell.paper)})" if cell.paper is not None else ""))
+        lines.append(cells)
+    return markdown_table(["model", *(escaped(b.title) for b in blocks)], lines, text_columns=1)
+
+
 def leaderboard_markdown(
     rows: list[dict[str, Any]], config: Config, found: "Winner | None" = None
 ) -> str:
