@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from fparec_pipeline.config import Config, load_config
 from fparec_pipeline.defs.build import build_defs
+from fparec_pipeline.defs.private import InstanceRef, NoOpComputeLogManager
 from fparec_pipeline.paths import PACKAGE, DataRoot, dagster_home
 
 

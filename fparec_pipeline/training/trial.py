@@ -84,7 +84,7 @@ from fparec_pipeline.training.record import (
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 10.0
-PARTS: tuple[Part, Part] = ("valid", "test")
+EVALUATED: tuple[Part, Part] = ("valid", "test")
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 
@@ -209,7 +209,7 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
         scorer = SCORERS[reference](splits)
         test_cases = splits.cases("test")
         longest = int((test_cases.ends - test_cases.starts).max())  # the whole history is seen
-        valid, test = (EvaluationSet(splits, part, longest) for part in PARTS)
+        valid, test = (EvaluationSet(splits, part, longest) for part in EVALUATED)
         outcome = Outcome(
             rank_targets(scorer, valid),
             rank_targets(scorer, test),
@@ -375,7 +375,7 @@ class _Training:
         self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
         n, device = trial.hyperparameters.n, attempt.device
         self.splits = splits
-        self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in PARTS)
+        self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in EVALUATED)
         self.epochs = Epochs(trial, splits, attempt)
         self.model = self.epochs.model
         self.state = load_checkpoint(folder, self.model, self.epochs.optimizer, attempt.attempt)
