@@ -27,6 +27,7 @@ from fparec_pipeline.defs.private import AssetJob
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import study_keys, study_partition_keys
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.paper_figures import ARMS
 from fparec_pipeline.results.tables import table_names
 from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.training.record import read_attempt, trial_folders
@@ -66,6 +67,11 @@ def jobs(config: Config) -> dict[str, AssetJob]:
             selection=[*table_names(config), "report"],
             description="Renders every table and the report from the collected trials; trains "
             "nothing.",
+        ),
+        dg.define_asset_job(
+            "render_figures",
+            selection=list(ARMS),
+            description="Draws the paper's figures of a dataset's weights; trains nothing.",
         ),
     ]
     for name, study in config.studies.items():

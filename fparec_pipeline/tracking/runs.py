@@ -22,11 +22,11 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
-from filelock import FileLock
 
 from fparec_pipeline.config import (
     REFERENCES,
@@ -37,6 +37,7 @@ from fparec_pipeline.config import (
     masked,
 )
 from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.locks import locked
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.plots import learning_curve
 from fparec_pipeline.results.trials import data_hash, is_stale
@@ -252,10 +253,10 @@ class Tracker:
             self._client = client
         return self._client
 
-    def alone(self) -> FileLock:
+    def alone(self) -> AbstractContextManager[None]:
         """A lock among the processes of this data root; wait, but not for ever."""
         self.data.mlflow.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.data.mlflow / ".lock", timeout=_LOCK_SECONDS)
+        return locked(self.data.mlflow / ".lock", _LOCK_SECONDS)
 
     def experiment(self, client: "MlflowClient", name: str) -> str:
         found = client.get_experiment_by_name(name)

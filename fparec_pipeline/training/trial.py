@@ -83,7 +83,8 @@ from fparec_pipeline.training.record import (
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS = 10.0
+CHECKPOINT_SECONDS = 10.0  # between two checkpoints at least
+CHECKPOINT_SHARE = 0.05  # of the time goes into them at most: a large one is written more rarely
 EVALUATED: tuple[Part, Part] = ("valid", "test")
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
@@ -366,6 +367,11 @@ class Epochs:
         )
 
 
+def checkpoint_interval(seconds: float) -> float:
+    """Seconds until the next checkpoint, when the last one took `seconds`."""
+    return max(CHECKPOINT_SECONDS, seconds / CHECKPOINT_SHARE)
+
+
 class _Training:
     """The loop over epochs, from a checkpoint or from the start, to the written result."""
 
@@ -379,7 +385,7 @@ class _Training:
         self.epochs = Epochs(trial, splits, attempt)
         self.model = self.epochs.model
         self.state = load_checkpoint(folder, self.model, self.epochs.optimizer, attempt.attempt)
-        self.saved = time.perf_counter()
+        self.saved, self.interval = time.perf_counter(), checkpoint_interval(0.0)
 
     def run(self) -> TrialRecord:
         try:
@@ -399,7 +405,7 @@ class _Training:
             self.state.epoch += 1
             self._epoch()
             self._tell()
-            if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+            if time.perf_counter() - self.saved > self.interval:
                 self._checkpoint()
         record = self._finish()
         self.observer.on_checkpoint(self.folder)
@@ -427,11 +433,13 @@ class _Training:
         self.observer.on_epoch(progress_of(self.trial, self.state))
 
     def _checkpoint(self) -> None:
+        started = time.perf_counter()
         save_checkpoint(
             self.folder, self.state, self.model, self.epochs.optimizer, self.attempt.attempt
         )
-        self.saved = time.perf_counter()
         self.observer.on_checkpoint(self.folder)
+        self.saved = time.perf_counter()
+        self.interval = checkpoint_interval(self.saved - started)
 
     def _finish(self) -> TrialRecord:
         self.model.load_state_dict(self.state.best_weights)
