@@ -27,7 +27,7 @@ from fparec_pipeline.defs.partitions import (
     trial_of,
     trial_partitions,
 )
-from fparec_pipeline.defs.reporter import Reporter
+from fparec_pipeline.defs.reporter import Reporter, reporting
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.seeds import Results, raise_failures, train_trials
 from fparec_pipeline.paths import DataRoot
@@ -185,9 +185,8 @@ def _training_asset(
     ) -> Iterator[dg.MaterializeResult]:
         wanted = {key: settings.trial(*trial_of(key, arm)) for key in multi_keys(context)}
         data, trials = workspace.data, list(dict.fromkeys(wanted.values()))
-        reporter = Reporter(data, context.run.run_id, context.log)
         before = {} if config.retrain else _records(trials, data)
-        with reporter.reporting():
+        with reporting(data, context.run.run_id, context.log) as reporter:
             results = _results(trials, before, settings, workspace, config.retrain, reporter)
         for key, trial in wanted.items():
             record = results[trial]

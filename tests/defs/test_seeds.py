@@ -81,7 +81,7 @@ def test_a_stack_that_fails_is_trained_seed_by_seed(splits, monkeypatch, tmp_pat
 
 
 def test_a_trial_that_fails_does_not_stop_the_others_and_fails_the_run(splits, tmp_path):
-    data, trials = SETTINGS, DataRoot(tmp_path), [tiny_trial("fparec", seed) for seed in (0, 1, 2)]
+    data, trials = DataRoot(tmp_path), [tiny_trial("fparec", seed) for seed in (0, 1, 2)]
     with lock_trial(data.trial("tiny", "fparec", 1)):  # as another process that trains it does
         results = train_trials(trials, SETTINGS, data, "cpu", False, Told())
     assert [isinstance(results[trial], Exception) for trial in trials] == [False, True, False]

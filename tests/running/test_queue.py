@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 
 import dagster as dg
 import pytest
@@ -174,18 +175,17 @@ def test_when_the_command_that_serves_the_queue_is_killed_another_goes_on_servin
 @pytest.mark.fault("engine")
 def test_runs_of_another_data_root_with_the_same_database_are_left_alone(root, tmp_path, harm):
     data, other = root(3), DataRoot(tmp_path / "other")
+    own, foreign = str(uuid.uuid4()), str(uuid.uuid4())
     with open_instance(data) as on:
         job = dg.job(name="going")(lambda: None)
-        for name, home in (("own", data), ("foreign", other)):
-            path = lock_of(
-                home, name
-            )  # which is not there: its process has died, or it is far away
-            run = on.create_run_for_job(job, run_id=name, tags={ALIVE: str(path)})
+        for run_id, home in ((own, data), (foreign, other)):
+            path = lock_of(home, run_id)  # not there: its process has died, or is far away
+            run = on.create_run_for_job(job, run_id=run_id, tags={ALIVE: str(path)})
             on.report_dagster_event(started(run), run.run_id)
         assert settle_dead_runs(on, data) == 1
         harm()
-        assert on.get_run_by_id("own").status == dg.DagsterRunStatus.FAILURE
-        assert on.get_run_by_id("foreign").status == dg.DagsterRunStatus.STARTED
+        assert on.get_run_by_id(own).status == dg.DagsterRunStatus.FAILURE
+        assert on.get_run_by_id(foreign).status == dg.DagsterRunStatus.STARTED
 
 
 def started(run: dg.DagsterRun) -> dg.DagsterEvent:
