@@ -1,11 +1,11 @@
-# make install | quickstart | test | test-faults | test-browser | reliability | audit | lint | dev | bench
+# make install | quickstart | test | test-faults | test-browser | test-cluster | reliability | audit | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-faults test-browser reliability audit lint dev bench
+.PHONY: install quickstart test test-faults test-browser test-cluster reliability audit lint dev bench
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ test-faults: install
 
 reliability: install
 	$(BIN)/pytest -m fault --reliability
+
+test-cluster: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray]'
+	$(BIN)/pytest -m cluster tests/cluster
 
 # Debian's Chromium, where there is none.
 test-browser: install

@@ -22,7 +22,7 @@ from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.losses.cross_entropy import cross_entropy
 
-PARTS = ("batch", "forward", "loss", "backward", "Adam")
+STAGES = ("batch", "forward", "loss", "backward", "Adam")
 
 
 class Clock:
@@ -73,8 +73,8 @@ def main(
     adam = torch.optim.Adam(network.parameters(), h.learning_rate, (0.9, h.beta2), fused=True)
     epoch(network, adam, batches, 1)
     seconds = epoch(network, adam, batches, 2).seconds
-    table = Table("model", "threads", *PARTS, "epoch")
-    cells = [f"{seconds[part]:.2f}" for part in PARTS]
+    table = Table("model", "threads", *STAGES, "epoch")
+    cells = [f"{seconds[part]:.2f}" for part in STAGES]
     table.add_row(model, str(threads), *cells, f"{seconds.total():.2f}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

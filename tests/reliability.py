@@ -27,6 +27,20 @@ FAULTS = {
         "no orphan trains on; the next call settles what MLflow and Dagster show as running, and "
         "resumes",
     ),
+    "engine": (
+        "a run's process is killed; two processes launch one run; another process cancels a run; "
+        "the command that serves the queue is killed; a daemon serves it already; two data roots "
+        "share one Dagster database",
+        "the run fails in one line and the others go on; it is started once; it ends and says so; "
+        "another command goes on serving the queue; the daemon starts the runs; nobody settles a "
+        "run of the other data root",
+    ),
+    "cluster": (
+        "on a Ray cluster of two nodes: `kill -9` of a trial's process, Ctrl-C of the command, "
+        "`kill -9` of a node's raylet",
+        "the trial is resumed and ends; lock and slot are free and MLflow says KILLED; the orphan "
+        "and its successor never write one trial both",
+    ),
     "cancelled": (
         "a run is cancelled in Dagster's page",
         "training stops within seconds, the lock and the pool's slot are free, MLflow says KILLED",

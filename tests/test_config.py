@@ -57,7 +57,8 @@ def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
             base = datasets[datasets[dataset].get("like", dataset)]
             expected.update(base.get("hyperparameters", {}))
             expected.update(models[model])
-            expected.pop("title", None)
+            for words in ("title", "description"):
+                expected.pop(words, None)
             assert config.trial(dataset, model, 7).hyperparameters.model_dump() == expected
 
 

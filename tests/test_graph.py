@@ -32,7 +32,7 @@ def materialize(
         selection=[dg.AssetKey(key.split("/")) for key in keys],
         instance=instance,
         partition_key=partition,
-        resources={"workspace": Workspace(data_root=str(data.root)), "listener": lambda p: None},
+        resources={"workspace": Workspace(data_root=str(data.root))},
         raise_on_error=False,
     )
 

@@ -28,7 +28,7 @@ from fparec_pipeline.training.record import (
 )
 
 DATA_HASH = "d" * 16
-PARTS = ("valid", "valid_unseen", "test", "test_unseen")
+RANKINGS = ("valid", "valid_unseen", "test", "test_unseen")
 
 
 def write_splits(
@@ -110,7 +110,7 @@ def write_finished(
     """A finished trial; `metrics` are laid over 0.5 for every metric of every part."""
     folder = attempt.id.folder(data)
     write_json(folder / ATTEMPT, attempt)
-    users = {"user": [1, 2]} | {part: [3, 40] for part in PARTS}
+    users = {"user": [1, 2]} | {part: [3, 40] for part in RANKINGS}
     write_parquet(folder / RANKS, pl.DataFrame(users))
     files = [RANKS]
     if attempt.trained:
@@ -118,7 +118,7 @@ def write_finished(
         save_file({"weight": np.zeros(3, np.float32)}, folder / WEIGHTS)
         files += [HISTORY, WEIGHTS]
     cutoffs = [f"{name}_at_{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 20, 50)]
-    names = [f"{part}/{metric}" for part in PARTS for metric in [*cutoffs, "mrr"]]
+    names = [f"{part}/{metric}" for part in RANKINGS for metric in [*cutoffs, "mrr"]]
     record = TrialRecord(
         **attempt.model_dump(),
         finished="2024-05-01T10:05:00+00:00",

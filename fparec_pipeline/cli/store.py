@@ -97,7 +97,7 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         links = tracker.trial_urls()
         shown = track(folders, "Dagster's materializations", console=console)
         reported = report_missing(shown, config, context.instance, links)
-        settled = settle_dead_runs(context.instance)
+        settled = settle_dead_runs(context.instance, data)
         datasets = outdated(context)
         steps = track(render(datasets, context), "results", len(datasets) + 1, console=console)
         failed = [f"{name}: {error}" for name, error in steps if error] if datasets else []

@@ -12,6 +12,7 @@ from fparec_pipeline.cli.shared import app, chosen, console, stop_at
 from fparec_pipeline.cli.show import print_leaderboard
 from fparec_pipeline.config import Config, Trial, TrialId, known, load_config
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.record import RECORD
 from fparec_pipeline.training.record import Progress as EpochProgress
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def run(
     from fparec_pipeline.running.context import open_context
     from fparec_pipeline.running.here import materialize
     from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.queue import warm_up
     from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
 
@@ -60,24 +62,26 @@ def run(
     names = list(dict.fromkeys(trial.dataset for trial in trials))
     Tracker(None, data).settle_interrupted()  # opens the store too, before anything runs beside it
     with open_context(data, config) as context:
-        settle_dead_runs(context.instance)
+        settle_dead_runs(context.instance, data)
+        if retrain or not all((t.id.folder(data) / RECORD).exists() for t in trials):
+            warm_up(context)  # while the data is prepared
         for dataset in names:
             _prepare(dataset, context)
         missing = _missing(trials, config, data, retrain)
         # An earlier command may have been killed when a trial was finished and not yet reported.
         done = [t.id.folder(data) for t in trials if t not in missing]
         report_missing(done, config, context.instance)
-        failed = _train(missing, data, jobs, device, retrain)
+        failed = _train(missing, context, jobs, device, retrain)
         for dataset in names:
             with console.status(f"{dataset}: medians and leaderboard"):
                 keys = ["trials", "medians", "leaderboard"]
-                stop_at(materialize(keys, context, partition=dataset))
+                stop_at(materialize(keys, context, "render_medians", partition=dataset))
         with console.status("tables"):
-            stop_at(materialize(_tables_of(config, trials), context))
+            stop_at(materialize(_tables_of(config, trials), context, "render_tables"))
         with console.status("figures"):
             for name, dataset in product(ARMS, names):
                 if is_drawable(name, dataset, config, data):
-                    stop_at(materialize([name], context, partition=dataset))
+                    stop_at(materialize([name], context, "render_figures", partition=dataset))
     for dataset in names:
         print_leaderboard(config, data, dataset, "test/ndcg_at_10")
         _print_notes(dataset, data)
@@ -114,9 +118,9 @@ def _prepare(dataset: str, context: "Context") -> None:
 
     if not splits_are_current(dataset, context.config, context.data):
         console.print(f"{dataset}: raw file, splits and their checks")
-        stop_at(materialize(["raw", "splits"], context, partition=dataset))
+        stop_at(materialize(["raw", "splits"], context, "prepare_data", partition=dataset))
     with console.status(f"{dataset}: untrained references"):
-        stop_at(materialize(["references"], context, partition=dataset))
+        stop_at(materialize(["references"], context, "prepare_data", partition=dataset))
 
 
 def _missing(trials: Iterable[Trial], config: Config, data: DataRoot, retrain: bool) -> list[Trial]:
@@ -126,14 +130,17 @@ def _missing(trials: Iterable[Trial], config: Config, data: DataRoot, retrain: b
 
 
 def _train(
-    trials: list[Trial], data: DataRoot, jobs: int, device: str, retrain: bool
+    trials: list[Trial], context: "Context", jobs: int, device: str, retrain: bool
 ) -> list[Trial]:
     """Train with a bar for each running trial; returns those that failed."""
-    from fparec_pipeline.running.pool import Options, train
+    from fparec_pipeline.running.queue import daemon_is_alive
+    from fparec_pipeline.running.training import train
 
     if not trials:
         console.print("All trials are there already.")
         return []
+    if daemon_is_alive(context.instance):
+        console.print("The runs go through the queue of `fparec dev`, with its limits.")
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -153,7 +160,8 @@ def _train(
             news = f"epoch {progress.epoch} NDCG@10 {progress.valid_ndcg_at_10:.4f}"
             bars.update(tasks[progress.trial], completed=progress.epoch, news=news)
 
-        for outcome in train(trials, Options(str(data.root), device, retrain), jobs, show):
+        ends = train(trials, context, jobs=jobs, device=device, retrain=retrain, on_progress=show)
+        for outcome in ends:
             name = outcome.trial.id
             if (task := tasks.pop(name, None)) is not None:
                 bars.remove_task(task)

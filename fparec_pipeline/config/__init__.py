@@ -6,6 +6,7 @@ Dagster or MLflow.
 
 from fparec_pipeline.config.fingerprints import (
     TRAINING_VERSION,
+    TRIAL_KEYS,
     Trial,
     TrialId,
     reference_fingerprint,
@@ -42,6 +43,7 @@ __all__ = [
     "REFERENCES",
     "SOURCE_KINDS",
     "TRAINING_VERSION",
+    "TRIAL_KEYS",
     "Config",
     "ConfigError",
     "Counts",

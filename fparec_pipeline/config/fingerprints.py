@@ -17,6 +17,10 @@ from fparec_pipeline.paths import DataRoot
 TRAINING_VERSION = 2
 
 
+# The names of a TrialId's parts in files, frames and tags.
+TRIAL_KEYS = ("dataset", "model", "seed")
+
+
 class TrialId(NamedTuple):
     """Which trial: a dataset, an arm (or an untrained reference) and a seed."""
 
@@ -35,7 +39,7 @@ class TrialId(NamedTuple):
 
     def folder(self, data: DataRoot) -> Path:
         """Where the trial lies in the data root."""
-        return data.trials / self.dataset / self.arm / f"seed={self.seed}"
+        return data.trial(*self)
 
     @property
     def command(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from fparec_pipeline.config import Dataset, LeaveOneOut, Temporal
+from fparec_pipeline.datasets.notes import MANY_DUPLICATES, MANY_REPEATS
 from fparec_pipeline.datasets.splits import PARTS, TARGET, read_splits
 
 
@@ -151,6 +152,25 @@ def at_least_core(folder: Path, dataset: Dataset) -> CheckResult:
     return CheckResult("at_least_core", passed, "error", message, below)
 
 
+def few_repetitions(folder: Path, dataset: Dataset) -> CheckResult:
+    """Few interactions repeat another one exactly, or are of the item before; a warning only."""
+    everything = _interactions(folder)
+    timed = "time" in everything.collect_schema()
+    key = ("user", "item", "time") if timed else ("user", "item")
+    same = (pl.col("item") == pl.col("item").shift()) & (pl.col("user") == pl.col("user").shift())
+    found = everything.sort("user", maintain_order=True).select(
+        interactions=pl.len(),
+        duplicates=pl.len() - pl.struct(key).n_unique() if timed else pl.lit(0),
+        consecutive_repeats=same.sum(),
+    )
+    counts = {name: int(value) for name, value in found.collect().row(0, named=True).items()}
+    most = {"duplicates": MANY_DUPLICATES, "consecutive_repeats": MANY_REPEATS}
+    many = [key for key, share in most.items() if counts[key] > share * counts["interactions"]]
+    words = "; ".join(f"{counts[key]:,} {key.replace('_', ' ')}" for key in most)
+    advice = f"; set drop_{many[0]} in datasets.toml to keep the first of each" if many else ""
+    return CheckResult("few_repetitions", not many, "warning", words + advice, counts)
+
+
 def _part(folder: Path, part: str) -> pl.LazyFrame:
     return pl.scan_parquet(folder / f"{part}.parquet")
 
@@ -179,4 +199,5 @@ CHECKS: dict[str, Callable[[Path, Dataset], CheckResult]] = {
     "contiguous_ids": contiguous_ids,
     "held_out_come_last": held_out_come_last,
     "at_least_core": at_least_core,
+    "few_repetitions": few_repetitions,
 }

@@ -26,11 +26,11 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from filelock import FileLock
 
 from fparec_pipeline.config import Dataset, TimedSource
 from fparec_pipeline.datasets.collecting import Interactions, collect, facts
 from fparec_pipeline.datasets.files import CHECKSUM, digest, naming, seal
+from fparec_pipeline.datasets.locks import locked
 from fparec_pipeline.datasets.preprocess import (
     Sequences,
     SplitsError,
@@ -152,7 +152,7 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
     target = data.splits(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     data.raw(name).mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{name}.lock"):
+    with locked(target.parent / f".{name}.lock"):
         for leftover in target.parent.glob(
             f".{name}.tmp-*"
         ):  # of killed processes: we hold the lock

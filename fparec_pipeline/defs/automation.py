@@ -16,24 +16,21 @@ import logging
 import os
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import statistics_on_disk
+from fparec_pipeline.defs.private import AssetJob
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import study_keys, study_partition_keys
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.paper_figures import ARMS
 from fparec_pipeline.results.tables import table_names
 from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.training.record import read_attempt, trial_folders
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition as AssetJob,
-    )
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ def study_job_name(study: str) -> str:
     return f"train_{study}"
 
 
-def jobs(config: Config) -> dict[str, "AssetJob"]:
+def jobs(config: Config) -> dict[str, AssetJob]:
     """Prepare the data, train each study, and render medians, tables and the report."""
     made = [
         dg.define_asset_job(
@@ -70,6 +67,11 @@ def jobs(config: Config) -> dict[str, "AssetJob"]:
             selection=[*table_names(config), "report"],
             description="Renders every table and the report from the collected trials; trains "
             "nothing.",
+        ),
+        dg.define_asset_job(
+            "render_figures",
+            selection=list(ARMS),
+            description="Draws the paper's figures of a dataset's weights; trains nothing.",
         ),
     ]
     for name, study in config.studies.items():
@@ -109,7 +111,7 @@ def keep_current_sensor() -> dg.AutomationConditionSensorDefinition:
     )
 
 
-def benchmark_schedule(config: Config, job: "AssetJob") -> dg.ScheduleDefinition:
+def benchmark_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
     """Every Sunday at three: train the benchmark's arms again. Off until somebody starts it."""
 
     @dg.schedule(
@@ -170,7 +172,7 @@ def in_progress() -> list[dg.DagsterRunStatus]:
     return [status for status in dg.DagsterRunStatus if status not in ended]
 
 
-def training_sensor(config: Config, job: "AssetJob") -> dg.SensorDefinition:
+def training_sensor(config: Config, job: AssetJob) -> dg.SensorDefinition:
     """Asks for a tick's training when its datasets are prepared, and writes down how it ended."""
     keys = study_keys(config, SCHEDULED)
     retrain = {"ops": {"__".join(key.path): {"config": {"retrain": True}} for key in keys}}

@@ -16,7 +16,7 @@ from fparec_pipeline.defs.automation import (
     training_sensor,
 )
 from fparec_pipeline.defs.data import data_assets
-from fparec_pipeline.defs.resources import LogListener, Workspace
+from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.results import result_assets
 from fparec_pipeline.defs.training import reference_asset, training_assets
 
@@ -43,11 +43,7 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
             keep_current_sensor(),
             failure_sensor(),
         ],
-        resources={
-            "workspace": Workspace(),
-            "listener": LogListener(),
-            **(resources or {}),
-        },
+        resources={"workspace": Workspace(), **(resources or {})},
         # A run trains its arms one after the other: a trial has its own configured threads.
         executor=dg.in_process_executor,
     )

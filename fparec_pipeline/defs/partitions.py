@@ -30,6 +30,13 @@ def arm_and_seed(arm: str, seed: int) -> str:
     return f"{arm}·{seed}"
 
 
+def multi_keys(context: dg.AssetExecutionContext) -> list[dg.MultiPartitionKey]:
+    """The partitions of a run in two dimensions, one or several."""
+    definition = context.assets_def.partitions_def
+    assert isinstance(definition, dg.MultiPartitionsDefinition)  # noqa: S101
+    return [definition.get_partition_key_from_str(str(key)) for key in context.partition_keys]
+
+
 def trial_of(key: dg.MultiPartitionKey, arm: str | None) -> TrialId:
     """The trial of a partition: the arm's own asset (`arm`), or a study's (None)."""
     keys = key.keys_by_dimension

@@ -8,32 +8,35 @@ torch and mlflow are imported inside functions, so that the code location loads 
 """
 
 import base64
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config, TrialId
+from fparec_pipeline.config import REFERENCES, TRAINING_VERSION, Config, Trial, TrialId
 from fparec_pipeline.datasets.splits import current_splits, statistics_on_disk
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.partitions import (
     arm_and_seed,
     dataset_partitions,
+    multi_keys,
     study_partitions,
     trial_of,
     trial_partitions,
 )
-from fparec_pipeline.defs.resources import ProgressListener, Workspace
+from fparec_pipeline.defs.reporter import Reporter, reporting
+from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.defs.seeds import Results, raise_failures, train_trials
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import is_stale
-from fparec_pipeline.training.record import Progress, TrialRecord, read_record, view_trial
+from fparec_pipeline.training.record import TrialRecord, read_record, view_trial
 
 TRAINED = "trained"  # key prefix of the training assets
+DATA_VERSION = "dagster/data_version"  # a materialization's tag
+SEEDS_A_RUN = 3  # of an arm: a backfill asks for one run of them, which CUDA trains as one stack
 HEADLINE = ("hr_at_10", "ndcg_at_10")
 
 
@@ -47,73 +50,26 @@ class TrainConfig(dg.Config):
     )
 
 
-class _Reporter:
-    """Tells the listener of epochs and keeps MLflow's run equal to the folder."""
-
-    def __init__(self, workspace: Workspace, listener: ProgressListener, run_id: str) -> None:
-        from fparec_pipeline.tracking import Tracker
-
-        self.tracker = Tracker(None, workspace.data)
-        self.listener, self.tags = listener, {"dagster_run_id": run_id}
-
-    def on_epoch(self, progress: Progress) -> None:
-        self.listener(progress)
-
-    def on_checkpoint(self, folder: Path) -> None:
-        self.sync(folder)
-
-    def sync(self, folder: Path) -> str | None:
-        """The id of the trial's MLflow run, brought up to date; None without MLflow."""
-        with _uninterrupted():
-            return self.tracker.sync_trial(folder, self.tags)
-
-    def settle_interrupted(self) -> None:
-        with _uninterrupted():
-            self.tracker.settle_interrupted()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the block is left, and count then.
-
-    Dagster raises them at whatever line runs. Inside of SQLAlchemy that leaves a transaction open,
-    whose lock nobody can take, or the exception is lost in a weak reference's callback.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers run, and can be replaced, in the main thread only
-        return
-    received: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if received:
-            signal.raise_signal(received[0])
-
-
 def training_assets(config: Config) -> list[dg.AssetsDefinition]:
     """One asset for each arm of models.toml and for each study with variants."""
-    arms = [
-        _training_asset(config, arm, _words_of_arm(config, arm), trial_partitions(config), arm)
-        for arm in config.arms
-        if arm not in config.variants
-    ]
-    studies = [
-        _training_asset(
-            config,
-            _arms_of(name),
-            _words_of_study(config, name),
-            study_partitions(config, name),
-            None,
-        )
-        for name in config.studies
-        if _has_asset(config, name)
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # backfill policies are called that
+        arms = [
+            _training_asset(config, arm, _words_of_arm(config, arm), trial_partitions(config), arm)
+            for arm in config.arms
+            if arm not in config.variants
+        ]
+        studies = [
+            _training_asset(
+                config,
+                _arms_of(name),
+                _words_of_study(config, name),
+                study_partitions(config, name),
+                None,
+            )
+            for name in config.studies
+            if _has_asset(config, name)
+        ]
     return arms + studies
 
 
@@ -218,50 +174,73 @@ def _training_asset(
         kinds={"pytorch"},
         owners=["team:research"],
         code_version=str(TRAINING_VERSION),
+        backfill_policy=dg.BackfillPolicy.multi_run(SEEDS_A_RUN),
+        output_required=False,  # a run of several trials tells of each by itself
         description=f"{title}\n\nOne partition is one trial: trained with early stopping on "
         "validation NDCG@10, then every user's target is ranked against all items. A trial that is "
         "there is reused; `retrain` trains it again.",
     )
-    @explained
     def trained(
-        context: dg.AssetExecutionContext,
-        config: TrainConfig,
-        workspace: Workspace,
-        listener: dg.ResourceParam[ProgressListener],
-    ) -> dg.MaterializeResult:
-        from fparec_pipeline.training.trial import run_trial
-
-        assert isinstance(context.partition_key, dg.MultiPartitionKey)  # noqa: S101
-        trial = settings.trial(*trial_of(context.partition_key, arm))
-        data = workspace.data
-        folder = trial.id.folder(data)
-        before = None if config.retrain else read_record(folder)
-        reporter = _Reporter(workspace, listener, context.run.run_id)
-        try:
-            if before and _came_without_splits(before, settings, data):
-                record = before
+        context: dg.AssetExecutionContext, config: TrainConfig, workspace: Workspace
+    ) -> Iterator[dg.MaterializeResult]:
+        wanted = {key: settings.trial(*trial_of(key, arm)) for key in multi_keys(context)}
+        data, trials = workspace.data, list(dict.fromkeys(wanted.values()))
+        before = {} if config.retrain else _records(trials, data)
+        with reporting(data, context.run.run_id, context.log) as reporter:
+            results = _results(trials, before, settings, workspace, config.retrain, reporter)
+        for key, trial in wanted.items():
+            record = results[trial]
+            if not isinstance(record, TrialRecord):
+                continue
+            was = before.get(trial)
+            reused = was is not None and was.attempt == record.attempt
+            if reused:
+                context.log.info(_reuse_note(record))
+            title = settings.titles[trial.arm]
+            shown = trial_result(trial.id.folder(data), record, reporter, title, reused)
+            if len(wanted) == 1:
+                yield shown
             else:
-                record = run_trial(
-                    trial,
-                    current_splits(trial.dataset, settings.datasets[trial.dataset], data),
-                    data,
-                    device=workspace.device,
-                    retrain=config.retrain,
-                    observer=reporter,
-                )
-        except BaseException:  # a run that was cancelled too: MLflow must not say RUNNING for ever
-            reporter.settle_interrupted()
-            raise
-        reused = before is not None and before.attempt == record.attempt
-        if reused:
-            context.log.info(_reuse_note(record))
-        return trial_result(folder, record, reporter, settings.titles[trial.arm], reused)
+                context.log_event(_materialization(context.asset_key, key, shown))
+        raise_failures(results)
 
     return trained
 
 
+@explained
+def _records(trials: Sequence[Trial], data: DataRoot) -> dict[Trial, TrialRecord]:
+    """The finished trials among them, whatever they were made from."""
+    found = {trial: read_record(trial.id.folder(data)) for trial in trials}
+    return {trial: record for trial, record in found.items() if record}
+
+
+@explained
+def _results(
+    trials: Sequence[Trial],
+    before: Mapping[Trial, TrialRecord],
+    settings: Config,
+    workspace: Workspace,
+    retrain: bool,
+    reporter: Reporter,
+) -> Results:
+    """Of each trial: what was there and needs no splits to be known as current, else trained."""
+    data = workspace.data
+    kept = {t: r for t, r in before.items() if _came_without_splits(r, settings, data)}
+    missing = [trial for trial in trials if trial not in kept]
+    return kept | train_trials(missing, settings, data, workspace.device, retrain, reporter)
+
+
+def _materialization(
+    asset: dg.AssetKey, partition: str, shown: dg.MaterializeResult
+) -> dg.AssetMaterialization:
+    """Of one trial of several: a run that returns a result gives all its partitions one version."""
+    version = shown.data_version.value if shown.data_version else ""
+    tags = {DATA_VERSION: version}
+    return dg.AssetMaterialization(asset, partition=partition, metadata=shown.metadata, tags=tags)
+
+
 def trial_result(
-    folder: Path, record: TrialRecord, reporter: _Reporter, title: str, reused: bool
+    folder: Path, record: TrialRecord, reporter: Reporter, title: str, reused: bool
 ) -> dg.MaterializeResult:
     """What Dagster shows of a finished trial; brings its MLflow run up to date."""
     note = {"reused": dg.MetadataValue.md(_reuse_note(record))} if reused else {}
@@ -334,15 +313,11 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
         "transitions.",
     )
     @explained
-    def references(
-        context: dg.AssetExecutionContext,
-        workspace: Workspace,
-        listener: dg.ResourceParam[ProgressListener],
-    ) -> dg.MaterializeResult:
+    def references(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
         from fparec_pipeline.training.trial import run_reference
 
         dataset, data = context.partition_key, workspace.data
-        reporter = _Reporter(workspace, listener, context.run.run_id)
+        reporter = Reporter(data, context.run.run_id, context.log)
         there = [read_record(data.trial(dataset, reference, 0)) for reference in REFERENCES]
         found = [r for r in there if r and _came_without_splits(r, config, data)]
         if len(found) < len(REFERENCES):

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from fparec_pipeline.config import Config, TrialId
+from fparec_pipeline.config import TRIAL_KEYS, Config, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
@@ -42,8 +42,7 @@ from fparec_pipeline.training.record import (
     write_sealed,
 )
 
-TRIALS = "trials.parquet"
-IDENTITY = ("dataset", "model", "seed")
+TRIALS_FILE = "trials.parquet"
 JSON_COLUMNS = ("hyperparameters", "versions")
 TOLERANCE = 1e-12  # of a recomputed metric: the order of a sum may differ
 
@@ -87,7 +86,7 @@ def export_results(
             f"{data.trials} holds no finished trial of {', '.join(wanted or ['any dataset'])}; "
             "train some with `fparec run`."
         )
-    write_parquet(target / TRIALS, pl.DataFrame([_row(record) for _, record in found]))
+    write_parquet(target / TRIALS_FILE, pl.DataFrame([_row(record) for _, record in found]))
     histories = [_labelled(r, f / HISTORY) for f, r in found if (f / HISTORY).exists()]
     if histories:
         write_parquet(target / HISTORY, pl.concat(histories))
@@ -134,7 +133,7 @@ def import_results(
 
 def read_published(source: Path) -> pl.DataFrame:
     """The published trials, one row each, or a PublishedError that names what is missing."""
-    path = source / TRIALS
+    path = source / TRIALS_FILE
     if not path.exists():
         raise PublishedError(
             f"{path} is not there: no results are published in {source}. "
@@ -154,7 +153,7 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _trial(row: dict[str, Any]) -> TrialId:
-    return TrialId(*(row[name] for name in IDENTITY))
+    return TrialId(*(row[name] for name in TRIAL_KEYS))
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def command(trial: dict[str, Any]) -> str:
 
 
 def _labelled(record: TrialRecord, path: Path) -> pl.DataFrame:
-    labels = [pl.lit(v).alias(name) for name, v in zip(IDENTITY, record.id, strict=True)]
+    labels = [pl.lit(v).alias(name) for name, v in zip(TRIAL_KEYS, record.id, strict=True)]
     return pl.read_parquet(path).select(*labels, pl.all())
 
 
@@ -193,7 +192,7 @@ def _write_ranks(path: Path, frame: pl.DataFrame) -> None:
             part,
             compression="zstd",
             compression_level=9,
-            use_dictionary=list(IDENTITY),
+            use_dictionary=list(TRIAL_KEYS),
             column_encoding=encodings,
         )
 
@@ -201,7 +200,7 @@ def _write_ranks(path: Path, frame: pl.DataFrame) -> None:
 def _of_trial(frame: pl.DataFrame | None, row: dict[str, Any]) -> pl.DataFrame | None:
     if frame is None:
         return None
-    return frame.filter(*(pl.col(name) == row[name] for name in IDENTITY)).drop(IDENTITY)
+    return frame.filter(*(pl.col(name) == row[name] for name in TRIAL_KEYS)).drop(TRIAL_KEYS)
 
 
 def _write_trial(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import REFERENCES, Config
+from fparec_pipeline.config import HERO, REFERENCES, Config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
 from fparec_pipeline.results.study_table import COLUMNS, DASH, compact_markdown, markdown_table
@@ -21,7 +21,6 @@ from fparec_pipeline.training.record import HISTORY
 
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
 DRAWS, DRAWN_USERS = 2000, 10_000
-HERO = "fparec"
 
 
 def readme_table(data: DataRoot, config: Config) -> str:

@@ -3,20 +3,21 @@
 Here belongs what is opened once for a command. What is done with it stands in the modules beside.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from fparec_pipeline.config import Config, load_config
 from fparec_pipeline.defs.build import build_defs
-from fparec_pipeline.paths import PACKAGE, DataRoot, dagster_home
+from fparec_pipeline.defs.private import InstanceRef, NoOpComputeLogManager
+from fparec_pipeline.defs.resources import Workspace
+from fparec_pipeline.paths import DataRoot, dagster_home
+from fparec_pipeline.running.home import prepare_dagster_home
+from fparec_pipeline.running.launcher import ForkingRunLauncher
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class Context:
     instance: dg.DagsterInstance
 
     @cached_property
-    def definitions(self) -> dg.Definitions:
+    def repository(self) -> dg.RepositoryDefinition:
         """All assets, jobs, schedules and sensors of the configuration."""
-        return build_defs(self.config)
+        workspace = Workspace(data_root=str(self.data.root))
+        return build_defs(self.config, {"workspace": workspace}).get_repository_def()
 
 
 @contextmanager
@@ -51,20 +53,30 @@ def open_context(data: DataRoot, config: Config | None = None) -> Iterator[Conte
 
 @contextmanager
 def open_instance(data: DataRoot) -> Iterator[dg.DagsterInstance]:
-    """The persistent Dagster instance of the data root, or the one that DAGSTER_HOME names."""
+    """The persistent Dagster instance of the data root, or the one that DAGSTER_HOME names.
+
+    On this machine a command says itself how many of its runs go on at once, and its terminal gets
+    no copy of what they print. A cluster's limits stand.
+    """
     home = str(dagster_home() or prepare_dagster_home(data))
-    # Else each run would start processes that copy this terminal's output to a file.
-    no_copies = {"module": NoOpComputeLogManager.__module__, "class": "NoOpComputeLogManager"}
-    ref = InstanceRef.from_dir(home, overrides={"compute_logs": no_copies})
-    with dg.DagsterInstance.from_ref(ref) as opened:
+    overrides: dict[str, Any] = {"compute_logs": _named(NoOpComputeLogManager)}
+    if _is_local(InstanceRef.from_dir(home)):
+        overrides |= {
+            "run_launcher": _named(ForkingRunLauncher),
+            "concurrency": {"runs": {"max_concurrent_runs": -1}},
+        }
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(home, overrides=overrides)) as opened:
         yield opened
 
 
-def prepare_dagster_home(data: DataRoot) -> Path:
-    """The persistent DAGSTER_HOME of the data root, with the packaged `dagster.yaml`."""
-    home = data.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
-    target = home / "dagster.yaml"
-    if not target.exists():
-        shutil.copyfile(PACKAGE / "dagster.yaml", target)
-    return home
+def _named(kind: type) -> dict[str, str]:
+    return {"module": kind.__module__, "class": kind.__name__}
+
+
+def _is_local(ref: InstanceRef) -> bool:
+    """Whether the instance starts runs on this machine: with Dagster's own launcher or ours."""
+    launcher = ref.run_launcher_data
+    return launcher is None or launcher.class_name in (
+        dg.DefaultRunLauncher.__name__,
+        ForkingRunLauncher.__name__,
+    )

@@ -33,6 +33,9 @@ def render(datasets: list[str], context: Context) -> Iterator[tuple[str, str | N
         What was rendered, and the error's text where it failed.
     """
     for dataset in datasets:
-        yield dataset, materialize(BY_DATASET, context, partition=dataset)
+        yield dataset, materialize(BY_DATASET, context, "render_medians", partition=dataset)
     if datasets:
-        yield "tables and report", materialize([*table_names(context.config), "report"], context)
+        yield (
+            "tables and report",
+            materialize([*table_names(context.config), "report"], context, "render_tables"),
+        )

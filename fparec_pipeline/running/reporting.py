@@ -7,12 +7,16 @@ from pathlib import Path
 import dagster as dg
 
 from fparec_pipeline.config import REFERENCES, Config
-from fparec_pipeline.defs.training import data_version, places, reference_metadata, trial_metadata
+from fparec_pipeline.defs.training import (
+    DATA_VERSION,
+    data_version,
+    places,
+    reference_metadata,
+    trial_metadata,
+)
 from fparec_pipeline.training.record import TrialCorrupt, TrialRecord, read_record
 
 logger = logging.getLogger(__name__)
-
-DATA_VERSION = "dagster/data_version"  # a materialization's tag
 
 
 def report_missing(

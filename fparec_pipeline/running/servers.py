@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 from fparec_pipeline.paths import DataRoot, dagster_home
-from fparec_pipeline.running.context import prepare_dagster_home
+from fparec_pipeline.running.context import open_instance
+from fparec_pipeline.running.home import prepare_dagster_home
 from fparec_pipeline.tracking import PAGE, Tracker
 
 HOST = "127.0.0.1"
@@ -70,6 +71,8 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
         return 0
     finally:
         _end(servers)
+        with open_instance(data) as instance:  # the next command serves the queue at once
+            instance.wipe_daemon_heartbeats()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -22,14 +22,22 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
-from filelock import FileLock
 
-from fparec_pipeline.config import REFERENCES, Config, Study, load_config, masked
+from fparec_pipeline.config import (
+    REFERENCES,
+    TRIAL_KEYS,
+    Config,
+    Study,
+    load_config,
+    masked,
+)
 from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.locks import locked
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.plots import learning_curve
 from fparec_pipeline.results.trials import data_hash, is_stale
@@ -54,11 +62,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-TRIALS = "fparec"  # the experiment of all trials: a leaderboard is one search in it
-TABLES = "fparec-tables"
+EXPERIMENT = "fparec"  # the experiment of all trials: a leaderboard is one search in it
+TABLES_EXPERIMENT = "fparec-tables"
 LOCAL_SERVER = "http://127.0.0.1:5000"  # shows the default store; started by `make dev`
 PAGE = "FPAREC_MLFLOW_PAGE"  # environment: where it is instead; set by `fparec dev`
-IDENTITY = ("dataset", "model", "seed")
 
 _METRICS_PER_BATCH = 1000  # MLflow's limit
 _LOCK_SECONDS = 60.0
@@ -179,7 +186,7 @@ class Tracker:
 
     def trial_urls(self) -> dict[str, str]:
         """Attempt -> where a browser finds its run; empty when MLflow cannot be reached."""
-        runs = self.reach(lambda client: self._runs(client, TRIALS, {"origin": self.origin}))
+        runs = self.reach(lambda client: self._runs(client, EXPERIMENT, {"origin": self.origin}))
         return {run.data.tags["attempt"]: self._page(run) for run in runs or []}
 
     def run_url(self, run_id: str) -> str | None:
@@ -241,15 +248,15 @@ class Tracker:
                 if self.uri == default_uri(self.data):
                     relocate(self.data.mlflow.resolve())
                 self._experiments = {
-                    name: self.experiment(client, name) for name in (TRIALS, TABLES)
+                    name: self.experiment(client, name) for name in (EXPERIMENT, TABLES_EXPERIMENT)
                 }
             self._client = client
         return self._client
 
-    def alone(self) -> FileLock:
+    def alone(self) -> AbstractContextManager[None]:
         """A lock among the processes of this data root; wait, but not for ever."""
         self.data.mlflow.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.data.mlflow / ".lock", timeout=_LOCK_SECONDS)
+        return locked(self.data.mlflow / ".lock", _LOCK_SECONDS)
 
     def experiment(self, client: "MlflowClient", name: str) -> str:
         found = client.get_experiment_by_name(name)
@@ -276,8 +283,10 @@ class Tracker:
     def _sync(self, client: "MlflowClient", view: TrialView, extra_tags: Mapping[str, str]) -> str:
         tags = self._tags(view)
         with self.alone():  # two processes that sync one trial must not make two runs
-            identity = {key: tags[key] for key in IDENTITY}
-            runs = {run.data.tags["attempt"]: run for run in self._runs(client, TRIALS, identity)}
+            identity = {key: tags[key] for key in TRIAL_KEYS}
+            runs = {
+                run.data.tags["attempt"]: run for run in self._runs(client, EXPERIMENT, identity)
+            }
             run = runs.pop(tags["attempt"], None) or self._create(client, view, tags)
         done = run.info.status == "FINISHED"
         if view.record:
@@ -297,7 +306,7 @@ class Tracker:
 
         attempt = view.attempt
         run = client.create_run(
-            self._experiments[TRIALS],
+            self._experiments[EXPERIMENT],
             start_time=_milliseconds(attempt["started"]),
             tags=tags | {"superseded": "false", "origin": self.origin},
             run_name=f"{attempt['dataset']}/{attempt['model']}/seed={attempt['seed']}",
@@ -321,7 +330,7 @@ class Tracker:
             "device",
         )
         return (
-            {key: str(value) for key, value in zip(IDENTITY, attempt.id, strict=True)}
+            {key: str(value) for key, value in zip(TRIAL_KEYS, attempt.id, strict=True)}
             | {key: str(getattr(attempt, key)) for key in names}
             | {"trained": _word(attempt.trained), "stale": _word(stale)}
             | {"published": _word(attempt.published)}
@@ -351,7 +360,7 @@ class Tracker:
     def _settle_interrupted(self, client: "MlflowClient") -> None:
         """KILLED for each RUNNING run of this data root whose trial no process holds."""
         running = client.search_runs(
-            [self._experiments[TRIALS]],
+            [self._experiments[EXPERIMENT]],
             f"attributes.status = 'RUNNING' and tags.origin = '{self.origin}'",
         )
         for run in running:
@@ -368,12 +377,12 @@ class Tracker:
         content = hashlib.sha256("\n".join(files.values()).encode()).hexdigest()
         with self.alone():
             where = {"table": name, "superseded": "false", "origin": self.origin}
-            current = self._runs(client, TABLES, where)
+            current = self._runs(client, TABLES_EXPERIMENT, where)
             for run in current:
                 if run.data.tags["content"] == content and run.info.status == "FINISHED":
                     return run.info.run_id
             own = dict(tags) | where | {"content": content}
-            new = client.create_run(self._experiments[TABLES], tags=own, run_name=name)
+            new = client.create_run(self._experiments[TABLES_EXPERIMENT], tags=own, run_name=name)
             run_id = new.info.run_id
             for file, text in files.items():
                 client.log_text(run_id, text, file)

@@ -18,8 +18,10 @@ from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.training.record import (
     CHECKPOINT,
     NO_SEAL,
+    STATE_SEAL,
     TrialCorrupt,
     checkpoint_fits,
+    text_seal,
     write_checkpoint_seal,
 )
 
@@ -74,7 +76,8 @@ def save_checkpoint(
     for parameter, moments in optimizer.state.items():
         tensors |= {f"{key}.{names[parameter]}": moments[key] for key in MOMENTS}
     plain = {key: value for key, value in vars(state).items() if key != "best_weights"}
-    metadata = {"state": json.dumps(plain | {"attempt": attempt}), "sha256": NO_SEAL}
+    words = json.dumps(plain | {"attempt": attempt})
+    metadata = {"state": words, STATE_SEAL: text_seal(words), "sha256": NO_SEAL}
     with write_atomically(folder / CHECKPOINT) as part:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
         write_checkpoint_seal(part)

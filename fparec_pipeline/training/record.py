@@ -11,7 +11,6 @@ Notable:
 """
 
 import datetime
-import fcntl
 import functools
 import hashlib
 import json
@@ -20,19 +19,20 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from fparec_pipeline.config import TrialId
 from fparec_pipeline.datasets.files import CHECKSUM, seal, write_atomically
+from fparec_pipeline.datasets.locks import is_held, locked
 from fparec_pipeline.paths import DataRoot
 
 ATTEMPT = "attempt.json"
@@ -54,8 +54,10 @@ HISTORY_SCHEMA = {
     "targets_per_second": pl.Float64,
 }
 
+STATE_SEAL = "state_sha256"  # of the state in a checkpoint's metadata; older ones have none
 NO_SEAL = "0" * 64  # stands in a checkpoint's metadata until its checksum is known
 _SEAL_KEY = b'"sha256":"'
+_PIECE_BYTES = 1 << 20
 
 # A look at a lock (`is_locked`) holds it for an instant; whoever wants it waits that long.
 _PATIENCE = 2.0  # seconds
@@ -163,26 +165,46 @@ def _sealed_fits(text: str) -> bool:
     return not content.get(CHECKSUM) or seal(content) == content[CHECKSUM]
 
 
+def text_seal(text: str) -> str:
+    """The sha256 of a text in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_checkpoint_seal(path: Path) -> None:
     """Puts the file's checksum in the place of NO_SEAL in a safetensors file's metadata."""
-    content = path.read_bytes()
-    place = content.index(_SEAL_KEY + NO_SEAL.encode()) + len(_SEAL_KEY)
+    place = _header(path).index(_SEAL_KEY + NO_SEAL.encode()) + len(_SEAL_KEY)
+    digest = sha256(path)
     with path.open("r+b") as file:
         file.seek(place)
-        file.write(hashlib.sha256(content).hexdigest().encode())
+        file.write(digest.encode())
 
 
 def checkpoint_fits(path: Path) -> bool:
     """Whether the checkpoint's bytes are those of its checksum; False for a file without one.
 
+    Reads it in pieces: it may be larger than what memory is left beside the trial.
+
     Raises:
         FileNotFoundError: there is no checkpoint.
     """
-    content = path.read_bytes()
-    place = content.find(_SEAL_KEY) + len(_SEAL_KEY)
+    header = _header(path)
+    place = header.find(_SEAL_KEY) + len(_SEAL_KEY)
     end = place + len(NO_SEAL)
-    unsealed = content[:place] + NO_SEAL.encode() + content[end:]
-    return hashlib.sha256(unsealed).hexdigest().encode() == content[place:end]
+    digest = hashlib.sha256(header[:place] + NO_SEAL.encode() + header[end:])
+    with path.open("rb") as file:
+        file.seek(len(header))
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest().encode() == header[place:end]
+
+
+def _header(path: Path) -> bytes:
+    """What stands before the tensors of a safetensors file: its length and its JSON."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        # A length that is damaged may ask for more than there is.
+        wanted = min(int.from_bytes(length, "little"), path.stat().st_size)
+        return length + file.read(wanted)
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -212,32 +234,22 @@ def lock_trial(folder: Path) -> Iterator[None]:
         TrialLocked: another process (or thread) holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout as error:
-        raise TrialLocked(
-            f"{folder} is being trained by another process. Wait for it, or end that process: "
-            "the trial then resumes from its last checkpoint."
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, _PATIENCE))
+        except Timeout as error:
+            raise TrialLocked(
+                f"{folder} is being trained by another process. Wait for it, or end that process: "
+                "the trial then resumes from its last checkpoint."
+            ) from error
         for part in folder.glob(".*.part"):
             part.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether some process holds the trial's lock just now."""
-    try:
-        with (folder / LOCK).open("rb") as file:  # to read: who may only look can ask too
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+    return is_held(folder / LOCK)
 
 
 def read_record(folder: Path, *, verify: bool = True) -> TrialRecord | None:
@@ -317,15 +329,20 @@ def read_attempt(folder: Path) -> Attempt | None:
 
 
 def _checkpoint_history(folder: Path) -> pl.DataFrame:
+    """Of the header alone, which has a checksum of its own: the tensors may be gigabytes."""
+    path = folder / CHECKPOINT
     try:
-        if not checkpoint_fits(folder / CHECKPOINT):
-            raise _corrupt(folder, f"{folder / CHECKPOINT} is damaged: its checksum does not fit.")
-        with safe_open(folder / CHECKPOINT, framework="numpy") as checkpoint:
-            rows = json.loads(checkpoint.metadata()["state"])["history"]
+        with safe_open(path, framework="numpy") as checkpoint:
+            metadata = checkpoint.metadata()
+        state, expected = metadata["state"], metadata.get(STATE_SEAL)
+        fits = text_seal(state) == expected if expected else checkpoint_fits(path)
+        if not fits:
+            raise _corrupt(folder, f"{path} is damaged: its checksum does not fit.")
+        rows = json.loads(state)["history"]
     except FileNotFoundError:  # no checkpoint yet, or the trial ended just now
         rows = []
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _corrupt(folder, f"{folder / CHECKPOINT} is no checkpoint: {error!r}") from error
+        raise _corrupt(folder, f"{path} is no checkpoint: {error!r}") from error
     return pl.DataFrame(rows, schema=HISTORY_SCHEMA)
 
 

@@ -44,7 +44,7 @@ from fparec_pipeline.training.record import (
     read_record,
 )
 from fparec_pipeline.training.trial import (
-    PARTS,
+    EVALUATED,
     Observer,
     Silent,
     adopt_finished,
@@ -390,7 +390,9 @@ class _StackedTraining:
         torch.set_num_threads(self.h.threads)
         self.batches = Batches(splits, self.h.n, self.h.batch_size, device)
         self.splits = splits
-        self.valid, self.test = (EvaluationSet(splits, part, self.h.n, device) for part in PARTS)
+        self.valid, self.test = (
+            EvaluationSet(splits, part, self.h.n, device) for part in EVALUATED
+        )
         self.model = build_network(self.h, splits.n_items).to(device)  # ranks seat after seat
         self.stack = Stack([self._initialised(seat.trial.seed, splits) for seat in seats])
         cuda = device.startswith("cuda")

@@ -83,8 +83,9 @@ from fparec_pipeline.training.record import (
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS = 10.0
-PARTS: tuple[Part, Part] = ("valid", "test")
+CHECKPOINT_SECONDS = 10.0  # between two checkpoints at least
+CHECKPOINT_SHARE = 0.05  # of the time goes into them at most: a large one is written more rarely
+EVALUATED: tuple[Part, Part] = ("valid", "test")
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 
@@ -209,7 +210,7 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
         scorer = SCORERS[reference](splits)
         test_cases = splits.cases("test")
         longest = int((test_cases.ends - test_cases.starts).max())  # the whole history is seen
-        valid, test = (EvaluationSet(splits, part, longest) for part in PARTS)
+        valid, test = (EvaluationSet(splits, part, longest) for part in EVALUATED)
         outcome = Outcome(
             rank_targets(scorer, valid),
             rank_targets(scorer, test),
@@ -366,6 +367,11 @@ class Epochs:
         )
 
 
+def checkpoint_interval(seconds: float) -> float:
+    """Seconds until the next checkpoint, when the last one took `seconds`."""
+    return max(CHECKPOINT_SECONDS, seconds / CHECKPOINT_SHARE)
+
+
 class _Training:
     """The loop over epochs, from a checkpoint or from the start, to the written result."""
 
@@ -375,11 +381,11 @@ class _Training:
         self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
         n, device = trial.hyperparameters.n, attempt.device
         self.splits = splits
-        self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in PARTS)
+        self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in EVALUATED)
         self.epochs = Epochs(trial, splits, attempt)
         self.model = self.epochs.model
         self.state = load_checkpoint(folder, self.model, self.epochs.optimizer, attempt.attempt)
-        self.saved = time.perf_counter()
+        self.saved, self.interval = time.perf_counter(), checkpoint_interval(0.0)
 
     def run(self) -> TrialRecord:
         try:
@@ -399,7 +405,7 @@ class _Training:
             self.state.epoch += 1
             self._epoch()
             self._tell()
-            if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+            if time.perf_counter() - self.saved > self.interval:
                 self._checkpoint()
         record = self._finish()
         self.observer.on_checkpoint(self.folder)
@@ -427,11 +433,13 @@ class _Training:
         self.observer.on_epoch(progress_of(self.trial, self.state))
 
     def _checkpoint(self) -> None:
+        started = time.perf_counter()
         save_checkpoint(
             self.folder, self.state, self.model, self.epochs.optimizer, self.attempt.attempt
         )
-        self.saved = time.perf_counter()
         self.observer.on_checkpoint(self.folder)
+        self.saved = time.perf_counter()
+        self.interval = checkpoint_interval(self.saved - started)
 
     def _finish(self) -> TrialRecord:
         self.model.load_state_dict(self.state.best_weights)

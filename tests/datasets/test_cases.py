@@ -22,11 +22,14 @@ import pytest
 from reading import collected
 
 from fparec_pipeline.config import Dataset, source_of
+from fparec_pipeline.datasets.checks import check_splits
 from fparec_pipeline.datasets.files import DatasetError
-from fparec_pipeline.datasets.splits import make_splits
+from fparec_pipeline.datasets.notes import notes
+from fparec_pipeline.datasets.splits import make_splits, read_splits
 from fparec_pipeline.datasets.times import KINDS, PLAIN, WHOLE, ZONED
 
 NAMES = {"user": "user_id", "item": "item_id", "time": "ts"}
+SOURCE = source_of(reader="csv", address="log.csv", **NAMES)
 START = 1_600_000_000  # 2020-09-13 12:26:40 UTC
 
 
@@ -492,6 +495,23 @@ def test_rows_that_were_joined_twice_are_counted_and_can_be_dropped(data, tmp_pa
     once = made(data, path, drop_duplicates=True).stats
     assert once["dropped_duplicates"] == len(LOG)
     assert once["data_hash"] == made(data, written(tmp_path, text_of(LOG))).stats["data_hash"]
+
+
+def test_the_checks_warn_of_repetitions(data, tmp_path):
+    path = written(tmp_path, text_of(LOG * 2))
+    made(data, path)
+    folder = data.splits("shop")
+    [found] = [r for r in check_splits(folder, Dataset(core=1, sources={"s": SOURCE}))
+               if r.name == "few_repetitions"]  # fmt: skip
+    assert (found.passed, found.severity) == (False, "warning")
+    assert found.details["duplicates"] == len(LOG)
+    assert "drop_duplicates" in found.message
+    [note] = notes(read_splits(folder).stats, tmp_path)
+    assert f"{len(LOG)} of {2 * len(LOG)} interactions repeat another" in note
+    made(data, path, drop_duplicates=True)
+    results = check_splits(folder, Dataset(core=1, sources={"s": SOURCE}))
+    assert all(result.passed for result in results)
+    assert notes(read_splits(folder).stats, tmp_path) == []
 
 
 def test_an_item_that_follows_itself_is_counted_and_can_be_dropped(data, tmp_path):

@@ -107,6 +107,42 @@ def test_rows_are_kept_set_aside_or_below_the_core_and_none_is_lost(reader, rows
         assert sequences_of(splits, data.splits("shop")) == sequences
 
 
+# Titles that nobody asks for, and that quotes may stand in: as a program writes them, and by hand.
+TITLES = st.text(st.sampled_from('a ",\n\t0'), max_size=8)
+
+
+@pytest.mark.fault("rows")
+@given(titles=st.lists(TITLES, min_size=12, max_size=12), at=st.integers(0, 3))
+@settings(max_examples=150)
+def test_what_is_written_as_csv_is_read_whatever_a_column_of_titles_holds(titles, at):
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    rows = [[f"u{n % 3}", f"i{n % 4}", str(n)] for n in range(12)]
+    for row, title in zip([["u", "i", "t"], *rows], ["title", *titles], strict=True):
+        writer.writerow([*row[:at], title, *row[at:]])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "raw"
+        path.write_text(file.getvalue())
+        found = collected(path, SOURCES["csv"], Path(folder) / "quarantine")
+    table = found.table.select(pl.col("user", "item", "time").cast(pl.String))
+    assert (table.rows(), found.set_aside) == ([tuple(row) for row in rows], 0)
+
+
+@pytest.mark.fault("rows")
+@given(titles=st.lists(st.text(st.sampled_from('a "'), max_size=6), min_size=12, max_size=12))
+@settings(max_examples=150)
+def test_of_rows_written_without_quoting_none_is_lost(titles):
+    rows = [(f"u{n % 3}", f"i{n % 4}", str(n)) for n in range(12)]
+    lines = ["\t".join((*row, title)) for row, title in zip(rows, titles, strict=True)]
+    source = SOURCES["csv"].model_copy(update={"separator": "\t"})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "raw"
+        path.write_text("\n".join(["u\ti\tt\ttitle", *lines]))
+        found = collected(path, source, Path(folder) / "quarantine")
+    table = found.table.select(pl.col("user", "item", "time").cast(pl.String))
+    assert (table.rows(), found.set_aside) == (rows, 0)
+
+
 # Mutated files
 
 SMALL = {reader: text_of(reader, good_rows(4, 3)) for reader in (*LINES, "sequences")}

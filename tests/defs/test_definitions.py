@@ -113,7 +113,7 @@ def test_trials_depend_on_every_arm_and_the_references(defs, data):
     config = load_config(data)
     arms = set(config.arms) - set(config.variants)
     trained = {dg.AssetKey(["trained", model]) for model in arms}
-    studies = {dg.AssetKey(["trained", f"{name}_arms"]) for name in VARYING}
+    studies = {dg.AssetKey(["trained", f"{name}_arms"]) for name in config.variants.values()}
     assert parents == trained | studies | {dg.AssetKey("references")}
 
 

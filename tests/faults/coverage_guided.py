@@ -26,7 +26,13 @@ with atheris.instrument_imports(include=["fparec_pipeline", "tomllib"]):
     from fparec_pipeline.paths import DataRoot
 
 FILES = ("datasets.toml", "models.toml", "studies.toml")
-READERS = (*LINES, "sequences", "parquet")
+READERS = (
+    *((reader, COLUMNS if reader == "csv" else {}) for reader in (*LINES, "sequences")),
+    ("parquet", COLUMNS),
+    ("csv", COLUMNS | {"separator": "::", "encoding": "latin-1"}),
+    ("csv", COLUMNS | {"quote": "", "columns": ["u", "i", "t"], "time_unit": "ms"}),
+    ("csv", COLUMNS | {"time_format": "%d.%m.%Y", "drop_duplicates": True}),
+)
 SECONDS = 30
 
 
@@ -43,7 +49,8 @@ def one_input(content: bytes) -> None:
             except ConfigError as error:
                 assert FILES[kind] in str(error)
             return
-        source = source_of(reader=READERS[kind - len(FILES)], address="f", **COLUMNS)
+        reader, keys = READERS[kind - len(FILES)]
+        source = source_of(reader=reader, address="f", **keys)
         path = data.root / "file"
         path.write_bytes(content)
         try:
@@ -56,7 +63,7 @@ def write_corpus(folder: Path) -> None:
     """What the fuzzer starts from: files as they should be."""
     package = Path(sys.modules["fparec_pipeline"].__file__ or "").parent
     seeds = [(package / file).read_bytes() for file in FILES]
-    for reader in READERS:
+    for reader, _ in READERS:
         rows = good_rows(4, 3)
         seeds.append(parquet() if reader == "parquet" else packed(reader, text_of(reader, rows)))
     for kind, seed in enumerate(seeds):

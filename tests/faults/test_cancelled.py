@@ -13,8 +13,9 @@ from processes import wait_until
 from servers import served
 
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.running.context import open_context, prepare_dagster_home
+from fparec_pipeline.running.context import open_context
 from fparec_pipeline.running.here import materialize
+from fparec_pipeline.running.home import prepare_dagster_home
 from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.training.record import LOCK, is_locked, read_attempt
 
@@ -117,7 +118,7 @@ def test_a_cancelled_run_ends_and_the_next_one_has_its_lock_and_its_slot(tmp_pat
     one_at_a_time(data)
     Tracker(None, data).initialise()
     with open_context(data) as context:
-        assert materialize(["raw", "splits"], context, partition="tiny") is None
+        assert materialize(["raw", "splits"], context, "prepare_data", partition="tiny") is None
     with served(data.root) as pages:
         dagster = Dagster(pages.dagster)
         first = dagster.train()
@@ -160,8 +161,8 @@ def test_a_run_that_is_cancelled_while_it_tells_mlflow_tells_it_all_first(
 
     monkeypatch.setattr(Tracker, "sync_trial", cancelled)
     with open_context(data) as context:
-        assert materialize(["raw", "splits"], context, partition="tiny") is None
-        error = materialize(["trained/fparec"], context, partition="tiny|0", device="cpu")
+        assert materialize(["raw", "splits"], context, "prepare_data", partition="tiny") is None
+        error = materialize(["trained/fparec"], context, "train_table_3", partition="tiny|0")
     assert DagsterExecutionInterruptedError.__name__ in str(error)
     assert len(told) == 1 and told[0] is not None
     assert mlflow_statuses(data) == ["KILLED"]

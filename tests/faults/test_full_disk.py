@@ -45,7 +45,7 @@ from pathlib import Path
 from tiny import tiny_splits, tiny_trial
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training import trial
-trial.CHECKPOINT_SECONDS = -1.0
+trial.checkpoint_interval = lambda seconds: -1.0
 trial.run_trial(tiny_trial(**eval(sys.argv[2])), tiny_splits(), DataRoot(Path(sys.argv[1])),
                 device="cpu", retrain=True)
 """

@@ -40,7 +40,7 @@ class Limiting(trial.Silent):
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 matmul.PREFERS_ONEDNN = False  # which takes another block for itself
 loss.BLOCK_BYTES = int(sys.argv[5]) << 20
-trial.CHECKPOINT_SECONDS = -1.0
+trial.checkpoint_interval = lambda seconds: -1.0
 splits, changes = tiny_splits(**eval(sys.argv[2])), eval(sys.argv[3])
 try:
     trial.run_trial(tiny_trial(**changes), splits, DataRoot(Path(sys.argv[1])), device="cpu",

@@ -41,7 +41,7 @@ class Tracking(trial.Silent):
     def on_checkpoint(self, folder):
         tracker.sync_trial(folder)
 
-trial.CHECKPOINT_SECONDS = -1.0
+trial.checkpoint_interval = lambda seconds: -1.0
 print("ready", flush=True)
 sys.stdin.readline()
 trial.run_trial(tiny_trial(seed=seed, max_epochs=epochs), tiny_splits(), data, device="cpu",

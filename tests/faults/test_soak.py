@@ -17,6 +17,7 @@ from processes import wait_until
 from servers import MAIN
 
 from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.locks import is_held
 from fparec_pipeline.datasets.splits import read_splits
 from fparec_pipeline.defs.automation import in_progress
 from fparec_pipeline.paths import DataRoot
@@ -45,10 +46,10 @@ def fparec(data: DataRoot, *arguments: str) -> subprocess.Popen:
         )
 
 
-def workers(command: subprocess.Popen) -> list[int]:
-    columns = ["ps", "-ww", "--ppid", str(command.pid), "-o", "pid=,args="]
-    listing = subprocess.run(columns, capture_output=True, text=True)
-    return [int(line.split()[0]) for line in listing.stdout.splitlines() if "spawn_main" in line]
+def workers(data: DataRoot) -> list[int]:
+    """The processes of runs that go on."""
+    locks = [path for path in (data.dagster_home / "alive").glob("*.lock") if is_held(path)]
+    return [int(text) for path in locks if (text := path.read_text()).isdigit()]
 
 
 def finished(data: DataRoot) -> int:
@@ -89,7 +90,7 @@ def test_200_trials_under_random_kills_are_200_results(tmp_path, harm):
             while command.poll() is None and finished(data) < enough:
                 time.sleep(0.05)
             wait_until(lambda c=command: c.poll() is not None or unfinished(data), "a trial")
-            if found := workers(command):
+            if found := workers(data):
                 os.kill(draw.choice(found), signal.SIGKILL)
                 kills += 1
                 harm()

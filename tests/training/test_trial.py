@@ -41,6 +41,7 @@ from fparec_pipeline.training.record import (
 from fparec_pipeline.training.trial import (
     Silent,
     TrainingDiverged,
+    checkpoint_interval,
     choose_device,
     next_folder,
     run_reference,
@@ -210,7 +211,7 @@ class StandStill(trial.Silent):
             print("trained", progress.epoch, flush=True)
             sys.stdin.read()
 
-trial.CHECKPOINT_SECONDS = -1.0
+trial.checkpoint_interval = lambda seconds: -1.0
 data = DataRoot(Path(sys.argv[2]))
 trial.run_trial(tiny_trial(**eval(sys.argv[4])), tiny_splits(), data, device="cpu",
                 observer=StandStill())
@@ -253,7 +254,7 @@ def test_a_killed_trial_resumes_to_the_bits_of_one_that_was_not(data, tmp_path):
 def test_drawn_negatives_and_two_learning_rates_resume_to_the_same_bits(
     model, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fparec_pipeline.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     trial, splits = tiny_trial(model, dropout=0.5, max_epochs=5), tiny_splits()
     undisturbed = train(trial, splits, tmp_path / "undisturbed")
     for epoch in (2, 4):
@@ -276,6 +277,14 @@ def test_r_moves_by_its_own_learning_rate_and_nothing_else_does(tmp_path):
     for name, start in before.items():
         step = (after[name] - start).abs().max().item()
         assert step == pytest.approx(0.1 if name.endswith(".R") else 1e-3, rel=1e-2)
+
+
+def test_a_checkpoint_that_takes_long_is_written_more_rarely():
+    for seconds in (0.01, 1.0, 30.0, 600.0):
+        interval = checkpoint_interval(seconds)
+        assert interval >= 10
+        assert seconds / interval <= 0.05
+    assert checkpoint_interval(0.0) == 10
 
 
 def test_a_checkpoint_comes_back_on_the_device_of_the_model(tmp_path):
@@ -331,7 +340,7 @@ def test_retraining_keeps_the_old_result_until_the_new_one_is_finished(data):
 
 
 def test_a_retraining_that_stops_loses_nothing_and_is_resumed(data, monkeypatch):
-    monkeypatch.setattr("fparec_pipeline.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     trial, splits = tiny_trial(max_epochs=4), tiny_splits()
     folder = folder_of(trial, data)
     old = run(trial, splits, data)
@@ -356,7 +365,7 @@ def test_other_hyperparameters_or_data_are_trained_anew(data):
 
 
 def test_an_unfinished_attempt_at_other_hyperparameters_is_not_resumed(data, monkeypatch):
-    monkeypatch.setattr("fparec_pipeline.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     splits = tiny_splits()
     with pytest.raises(Stopped):
         run(tiny_trial(max_epochs=4), splits, data, observer=stop_at(3))

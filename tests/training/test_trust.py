@@ -50,7 +50,7 @@ def weights_of_every_epoch(trial, splits, path):
 def test_permuted_held_out_items_leave_the_weights_of_every_epoch(
     model, part, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fparec_pipeline.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     trial, splits = tiny_trial(model, max_epochs=5, dropout=0.5), tiny_splits()
     items = np.random.default_rng(0).permutation(getattr(splits, part))
     assert (items != getattr(splits, part)).any()
@@ -129,7 +129,7 @@ class Step(Silent):
 
 
 def test_one_step_with_other_thread_counts_agrees(tmp_path, monkeypatch):
-    monkeypatch.setattr("fparec_pipeline.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     splits, steps = tiny_splits(**USERS), []
     for threads in (1, 2):
         trial = tiny_trial(threads=threads, **SIZES | {"batch_size": len(splits.valid)})

@@ -7,11 +7,11 @@ ours and a bad value spoils its own row only.
 
 **Quotes.** A file without a quote is split at its separators. Where every line is a row by itself
 under the rules of RFC 4180, so that no field holds a line break, Polars' parser reads it. In any
-other file each line is judged on its own: one that has all its fields, closes its quotes and has a
-user, an item and something like a time is a row, whatever stands in the columns that are not asked
-for (`"Heroes" DVD`, `12" screen`). What is left between such rows is put together where quotes go
-over lines. A quoted field may hold line breaks; but lines that are rows if quotes are taken
-literally are rows, and are not swallowed. What cannot be told is refused with its row.
+other file a line that is a row under those rules, with something like a time, is one. What is left
+between such rows is put together where quotes go over lines: a quoted field may hold line breaks.
+But lines that are rows if quotes are taken literally are rows, and are not swallowed; and in the
+columns that are not asked for quotes may stand anywhere (`"Heroes" DVD`, `12" screen`). What cannot
+be told is refused with its row.
 """
 
 import csv
@@ -237,7 +237,7 @@ def _judged_line_by_line(
     captured = sorted(set(places))
     time = None if source.time_format else places[2]
     common = {"separator": text.separator, "quote": source.quote, "fields": fields}
-    row = _pattern(**common, lenient=True, places=captured, time=time)
+    row = _pattern(**common, lenient=False, places=captured, time=time)
     any_time = _pattern(**common, lenient=True, places=captured)
     strict = _pattern(**common, lenient=False, places=captured)
     literal = _literal(**common, places=captured, time=time)

@@ -1,0 +1,136 @@
+"""The trials of one run: one after the other, or the seeds of an arm as one stack on CUDA.
+
+Here belongs which trials of a run are trained together, and what becomes of the others when one
+fails. How a trial or a stack is trained belongs to `training/`.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import dagster as dg
+
+from fparec_pipeline.config import Config, Trial
+from fparec_pipeline.datasets.splits import Splits, current_splits
+from fparec_pipeline.defs.failures import explained
+from fparec_pipeline.defs.gpus import own_gpu
+from fparec_pipeline.defs.reporter import Reporter
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.training.record import TrialRecord
+
+Results = dict[Trial, TrialRecord | Exception]
+
+
+def train_trials(
+    trials: Sequence[Trial],
+    settings: Config,
+    data: DataRoot,
+    device: str,
+    retrain: bool,
+    reporter: Reporter,
+) -> Results:
+    """Train the trials of a run; one that fails does not stop the others.
+
+    Returns:
+        Each trial's record, or what it failed with.
+    """
+    results: Results = {}
+    if not trials:
+        return results
+    with nullcontext() if device in ("cpu", "mps") or ":" in device else own_gpu():
+        for group in together(trials, device):
+            results |= _train_group(group, settings, data, device, retrain, reporter)
+    return results
+
+
+def _train_group(
+    trials: Sequence[Trial],
+    settings: Config,
+    data: DataRoot,
+    device: str,
+    retrain: bool,
+    reporter: Reporter,
+) -> Results:
+    name = trials[0].dataset
+    splits = current_splits(name, settings.datasets[name], data)
+    if len(trials) > 1 and _train_stack(trials, splits, data, device, retrain, reporter):
+        retrain = False  # what the stack has just trained is there
+    return {t: _train_one(t, splits, data, device, retrain, reporter) for t in trials}
+
+
+def raise_failures(results: Results) -> None:
+    """Fail the run when a trial failed; its page then shows why before any frame of code.
+
+    Raises:
+        dagster.Failure: of several trials; its metadata have the reason of each that failed.
+        Exception: of one trial, what it failed with.
+    """
+    failed = {trial: error for trial, error in results.items() if isinstance(error, Exception)}
+    if failed and len(results) == 1:
+        explained(_raise)(next(iter(failed.values())))
+    if failed:
+        reasons = {str(trial.id): str(error) for trial, error in failed.items()}
+        text = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        first = next(iter(failed.values()))
+        raise dg.Failure(text, metadata=reasons, allow_retries=False) from first
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def together(trials: Sequence[Trial], device: str) -> list[list[Trial]]:
+    """The trials that are trained as one: on CUDA the seeds of an arm, else each alone."""
+    if not _is_cuda(device):
+        return [[trial] for trial in trials]
+    from fparec_pipeline.training.stacked import is_stackable
+
+    groups: dict[object, list[Trial]] = {}
+    for trial in trials:
+        alone = None if is_stackable(trial.hyperparameters) else trial.seed
+        key = (trial.dataset, trial.arm, alone)
+        groups.setdefault(key, []).append(trial)
+    return list(groups.values())
+
+
+def _is_cuda(device: str) -> bool:
+    if device != "auto":
+        return device.startswith("cuda")
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _train_stack(
+    trials: Sequence[Trial],
+    splits: Splits,
+    data: DataRoot,
+    device: str,
+    retrain: bool,
+    reporter: Reporter,
+) -> bool:
+    """Whether the seeds of an arm could be trained as one."""
+    from fparec_pipeline.training.stacked import run_stacked
+
+    observers = {trial.seed: reporter for trial in trials}
+    try:
+        run_stacked(trials, splits, data, device=device, retrain=retrain, observers=observers)
+    except Exception as error:
+        reporter.log.warning("Seed by seed, because the stack failed: %s", error)
+        return False
+    return True
+
+
+def _train_one(
+    trial: Trial,
+    splits: Splits,
+    data: DataRoot,
+    device: str,
+    retrain: bool,
+    reporter: Reporter,
+) -> TrialRecord | Exception:
+    from fparec_pipeline.training.trial import run_trial
+
+    try:
+        return run_trial(trial, splits, data, device=device, retrain=retrain, observer=reporter)
+    except Exception as error:
+        return error
