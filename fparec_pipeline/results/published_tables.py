@@ -16,7 +16,6 @@ from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, 
 from fparec_pipeline.results.study_table import COLUMNS, DASH, compact_markdown, markdown_table
 from fparec_pipeline.results.tables import render, rendered_study
 from fparec_pipeline.results.trials import trials_frame
-from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY
 
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
@@ -61,7 +60,7 @@ def tests(
     part = metric.partition("/")[0]
     arms = [arm for arm in seeds if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
     ranks = {arm: found for arm in arms if (found := users.read(dataset, arm, seeds[arm]))}
-    values = {arm: per_target(found[part], metric) for arm, found in ranks.items()}
+    values = {arm: found.values(metric) for arm, found in ranks.items()}
     tested = compare(values, [(HERO, arm) for arm in arms if arm != HERO])
     lines = []
     for arm, by_user in values.items():
@@ -112,10 +111,10 @@ def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users
     generator = np.random.default_rng(0)
     lines = []
     for arm in (arm for arm in seeds if arm not in REFERENCES):
-        ranks = users.read(dataset, arm, seeds[arm])
-        if ranks is None:
+        tested = users.read(dataset, arm, seeds[arm])
+        if tested is None:
             continue
-        hits = per_target(ranks["test"], "hr_at_10")
+        hits = tested.values("test/hr_at_10")
         # Of a drawn set only its number of hits counts: hypergeometric.
         total, count = hits.shape[1], hits.sum(axis=1).astype(int)
         samples = generator.hypergeometric(

@@ -40,7 +40,6 @@ from fparec_pipeline.results.tables import (
 )
 from fparec_pipeline.results.tick import read_tick
 from fparec_pipeline.results.trials import under_arm_names
-from fparec_pipeline.training.metrics import per_target
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt
 
 logger = logging.getLogger(__name__)
@@ -218,7 +217,7 @@ class _Section:
         for metric, heading in COLUMNS.items():
             part = metric.partition("/")[0]
             values = {
-                arm: per_target(found[part], metric)
+                arm: found.values(metric)
                 for arm, found in ranks.items()
                 if (arm, part) != ("last_ten", "test_unseen")  # has no meaning there
             }
@@ -249,14 +248,13 @@ def _claims(
         if dataset not in trials["dataset"]:
             return {}
         table = rendered_study(study, trials, config, data)
-        part = metric.partition("/")[0]
         return {
-            line.arm: per_target(ranks[part], metric)
+            line.arm: tested.values(metric)
             for block in table.blocks
             if block.dataset == dataset
             for line in block.lines
             if line.trained and line.gap is None
-            if (ranks := users.read(dataset, line.arm, table.seeds))
+            if (tested := users.read(dataset, line.arm, table.seeds))
         }
 
     claims = [claim for claim in read_claims() if claim.study in config.studies]

@@ -15,8 +15,9 @@ import polars as pl
 
 from fparec_pipeline.config import Config, TrialId
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training.metrics import per_target
-from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
+from fparec_pipeline.training import beyond
+from fparec_pipeline.training.metrics import by_user, per_target
+from fparec_pipeline.training.record import LISTS, RANKS, TrialCorrupt, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +124,39 @@ def compare(values: dict[str, np.ndarray], pairs: Iterable[Pair]) -> dict[Pair, 
     }
 
 
-def read_ranks(
+@dataclass(frozen=True)
+class Outcomes:
+    """What the seeds of an arm came to on the test targets of a dataset."""
+
+    ranks: dict[str, np.ndarray]  # "test" or "test_unseen" → (seeds, targets)
+    users: np.ndarray  # (targets,) whose each is, ascending
+    lists: list[pl.DataFrame]  # a seed's `beyond.lists_table`; empty where a seed has none
+
+    def values(self, metric: str) -> np.ndarray:
+        """One value a user: (seeds, users), the mean of a user's targets.
+
+        Args:
+            metric: of the test, "test/ndcg_at_10" or "test_unseen/novelty_at_10" and so on; of
+                those beyond accuracy one of `beyond.PER_TARGET`. Users without a value are left
+                out, and all are where a seed has no lists.
+
+        Raises:
+            ValueError: no such metric, or one of all lists together.
+        """
+        ranking, _, name = metric.rpartition("/")
+        ranks = self.ranks[ranking or "test"]
+        if name not in beyond.PER_TARGET:
+            return np.stack([by_user(row, self.users) for row in per_target(ranks, name)])
+        if not self.lists:
+            return np.empty((len(ranks), 0))
+        pairs = zip(self.lists, ranks, strict=True)
+        return np.stack([beyond.per_user(name, ranking, table, row) for table, row in pairs])
+
+
+def read_tested(
     dataset: str, arm: str, seeds: Sequence[int], config: Config, data: DataRoot
-) -> dict[str, np.ndarray]:
-    """Part -> (seeds, users) ranks of finished trials, users sorted.
+) -> Outcomes:
+    """The ranks and lists of finished trials.
 
     Args:
         arm: a configured arm, under whatever name it was trained, or an untrained reference.
@@ -135,18 +165,22 @@ def read_ranks(
     Raises:
         TrialCorrupt: files are missing or damaged, or the seeds are of different users.
     """
-    frames = []
+    frames, lists = [], []
     for seed in seeds:
         folder = TrialId(dataset, config.trained_as(dataset, arm), seed).folder(data)
         if read_record(folder) is None:
             raise TrialCorrupt(f"{folder} holds no finished trial.")
-        frames.append(pl.read_parquet(folder / RANKS).sort("user"))
+        ranks = pl.read_parquet(folder / RANKS).filter(pl.col("test").is_not_null())
+        frames.append(ranks.sort("user", maintain_order=True))
+        if (folder / LISTS).exists():
+            lists.append(pl.read_parquet(folder / LISTS))
     if any(not frame["user"].equals(frames[0]["user"]) for frame in frames):
         raise TrialCorrupt(f"{arm} on {dataset}: its seeds ranked different users.")
-    return {
-        part: np.stack([frame[part].drop_nulls().to_numpy() for frame in frames])
-        for part in ("test", "test_unseen")
-    }
+    return Outcomes(
+        {part: np.stack([f[part].to_numpy() for f in frames]) for part in beyond.RANKINGS},
+        frames[0]["user"].to_numpy().astype(np.int64),
+        lists if len(lists) == len(frames) else [],
+    )
 
 
 @dataclass(frozen=True)
@@ -155,31 +189,30 @@ class UserRanks:
 
     config: Config
     data: DataRoot
-    _ranks: dict[tuple, dict[str, np.ndarray] | None] = field(default_factory=dict)
+    _tested: dict[tuple, Outcomes | None] = field(default_factory=dict)
     _intervals: dict[tuple, tuple[float, float]] = field(default_factory=dict)
 
-    def read(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> dict[str, np.ndarray] | None:
-        """`read_ranks`, or None with a warning where a trial is damaged."""
+    def read(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> Outcomes | None:
+        """`read_tested`, or None with a warning where a trial is damaged."""
         key = self._key(dataset, arm, seeds)
-        if key not in self._ranks:
+        if key not in self._tested:
             try:
-                self._ranks[key] = read_ranks(dataset, arm, seeds, self.config, self.data)
+                self._tested[key] = read_tested(dataset, arm, seeds, self.config, self.data)
             except TrialCorrupt as error:
                 logger.warning("No interval: %s", error)
-                self._ranks[key] = None
-        return self._ranks[key]
+                self._tested[key] = None
+        return self._tested[key]
 
     def interval(
         self, dataset: str, arm: str, seeds: tuple[int, ...], metric: str
     ) -> tuple[float, float] | None:
         """`bootstrap_interval` of the arm's median, or None where a trial is damaged."""
-        ranks = self.read(dataset, arm, seeds)
-        if ranks is None:
+        tested = self.read(dataset, arm, seeds)
+        if tested is None:
             return None
         key = (*self._key(dataset, arm, seeds), metric)
         if key not in self._intervals:
-            values = per_target(ranks[metric.partition("/")[0]], metric)
-            self._intervals[key] = bootstrap_interval(values)
+            self._intervals[key] = bootstrap_interval(tested.values(metric))
         return self._intervals[key]
 
     def _key(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> tuple:

@@ -14,7 +14,6 @@ import polars as pl
 
 from fparec_pipeline.results.significance import UserRanks, compare
 from fparec_pipeline.results.study_table import COLUMNS
-from fparec_pipeline.training.metrics import per_target
 
 HEADLINE = "test/ndcg_at_10"
 
@@ -99,12 +98,11 @@ def winner(
 def _rivals(
     best: dict[str, Any], others: list[dict[str, Any]], users: UserRanks, metric: str
 ) -> list[Rival]:
-    part = metric.partition("/")[0]
     values: dict[str, np.ndarray] = {}
     for row in (best, *others):
-        ranks = users.read(row["dataset"], row["model"], tuple(row["seeds"]))
-        if ranks:
-            values[row["model"]] = per_target(ranks[part], metric)
+        tested = users.read(row["dataset"], row["model"], tuple(row["seeds"]))
+        if tested:
+            values[row["model"]] = tested.values(metric)
     tests = compare(values, [(best["model"], row["model"]) for row in others])
     rivals = []
     for row in others:
