@@ -17,7 +17,7 @@ from trial_folders import make_attempt, write_finished
 import fparec_pipeline
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.medians import leaderboard
+from fparec_pipeline.results import leaderboard
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report
 from fparec_pipeline.results.study_table import leaderboard_markdown
@@ -203,7 +203,7 @@ def test_the_report_shows_every_string_as_text(evil, monkeypatch):
     monkeypatch.setattr("fparec_pipeline.results.report.draw", missing)
     config = load_config(evil)
     attempt = make_attempt(config, "ml-1m", "fparec", 0).attempt
-    page = build_report(evil, config, {attempt: "javascript:alert(4)"})
+    page = build_report(trials_frame(evil, config), evil, config, {attempt: "javascript:alert(4)"})
     elements = harmless(page, scripts=1)  # its own, which sorts tables
     assert elements.text.count("<script>alert(1)</script>") >= 10
     assert "alert(4)" not in page
@@ -213,9 +213,9 @@ def test_the_report_shows_every_string_as_text(evil, monkeypatch):
 def test_markdown_shows_every_string_as_text_in_its_cell(name, evil):
     config = load_config(evil)
     if name == "leaderboard":
-        markdown = leaderboard_markdown(leaderboard(trials_frame(evil, config), "ml-1m"), config)
+        markdown = leaderboard_markdown(leaderboard("ml-1m", data=evil).to_dicts(), config)
     else:
-        markdown, _ = render(name, config, evil)
+        markdown, _ = render(name, trials_frame(evil, config), config, evil)
     elements = harmless(
         MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown), 0
     )

@@ -21,8 +21,7 @@ from trial_folders import (
 
 from fparec_pipeline.config import TRAINING_VERSION, load_config, masked
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.medians import leaderboard
-from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.results import leaderboard
 from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.training.record import RANKS, lock_trial, trial_folders
 
@@ -299,7 +298,7 @@ def test_one_search_gives_the_folders_leaderboard(tracker, client, data, config)
         ("sasrec", 0): 0.03,
         ("sasrec", 1): 0.04,
     }
-    rows = leaderboard(trials_frame(data, config), "beauty")
+    rows = leaderboard("beauty", data=data).to_dicts()
     assert {(r["model"], s) for r in rows for s in r["seeds"]} == asked.keys()
 
 
@@ -314,13 +313,14 @@ def test_a_damaged_folder_is_passed_over_by_sync_all(tracker, client, data, conf
 
 def test_a_table_is_one_run_until_its_content_changes(tracker, client, tmp_path):
     rows = [{"model": "fparec", "ours": 0.0417}]
-    first = tracker.log_table("table_3", "| a |", rows, {"dagster_run_id": "abc"})
+    first = tracker.log_table("table_3", "| a |", rows, {"best/ndcg_at_10": 0.04})
     assert tracker.log_table("table_3", "| a |", rows) == first
     assert tracker.log_table("table_4", "| a |", rows) != first
     second = tracker.log_table("table_3", "| b |", rows)
     tags = client.get_run(first).data.tags
     assert (tags["superseded"], tags["superseded_by"]) == ("true", second)
-    assert (tags["dagster_run_id"], tags["table"]) == ("abc", "table_3")
+    assert tags["table"] == "table_3"
+    assert client.get_run(first).data.metrics == {"best/ndcg_at_10": 0.04}
     assert len(all_runs(client, "fparec-tables")) == 3
     assert status(client, second) == "FINISHED"
     text = Path(client.download_artifacts(second, "table_3.md", str(tmp_path))).read_text()
@@ -330,7 +330,7 @@ def test_a_table_is_one_run_until_its_content_changes(tracker, client, tmp_path)
 def test_a_run_has_an_address_on_the_local_server(tracker, client, data, config):
     run_id = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "fparec", 0)))
     identity = client.get_experiment_by_name("fparec").experiment_id
-    expected = f"http://127.0.0.1:5000/#/experiments/{identity}/runs/{run_id}"
+    expected = f"http://127.0.0.1:5000/?workflowType=machine_learning#/experiments/{identity}/runs/{run_id}"
     assert tracker.run_url(run_id) == expected
 
 
@@ -431,3 +431,63 @@ def test_processes_may_open_a_fresh_store_at_once(data):
         for _ in range(3)
     ]
     assert [process.communicate()[0].strip() for process in processes] == ["True"] * 3
+
+
+MEDIAN = {
+    "dataset": "beauty",
+    "trained": True,
+    "seeds": [0, 1, 2],
+    "provisional": False,
+    "published": False,
+    "seconds": 30.0,
+}
+
+
+def median(model, value, **changes):
+    low_high = {"test/ndcg_at_10/low": value - 0.01, "test/ndcg_at_10/high": value + 0.01}
+    return MEDIAN | {"model": model, "test/ndcg_at_10": value} | low_high | changes
+
+
+def test_sorting_the_medians_gives_the_official_order(tracker, client, data, config):
+    """The mean over seeds would order these two the other way; the median does not."""
+    rows = [median("sasrec", 0.05), median("fparec", 0.06, seeds=[0], provisional=True)]
+    assert tracker.log_medians("beauty", rows)
+    assert tracker.log_medians("toys", [median("sasrec", 0.9, dataset="toys")])
+    identity = client.get_experiment_by_name("fparec-medians").experiment_id
+    found = client.search_runs(
+        [identity], "tags.dataset = 'beauty'", order_by=["metrics.`test/ndcg_at_10` DESC"]
+    )
+    assert [run.data.tags["model"] for run in found] == ["fparec", "sasrec"]
+    assert [run.data.tags["provisional"] for run in found] == ["true", "false"]
+    assert found[1].data.metrics["test/ndcg_at_10/low"] == pytest.approx(0.04)
+    assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_medians_are_updated_in_place_and_those_of_no_arm_go(tracker, client, data, config):
+    tracker.log_medians("beauty", [median("sasrec", 0.05), median("fparec", 0.06)])
+    before = {run.data.tags["model"]: run for run in all_runs(client, "fparec-medians")}
+    tracker.log_medians("beauty", [median("sasrec", 0.07)])
+    (after,) = all_runs(client, "fparec-medians")
+    assert after.info.run_id == before["sasrec"].info.run_id
+    assert after.data.metrics["test/ndcg_at_10"] == 0.07
+
+
+def test_a_median_links_to_the_runs_of_its_seeds(tracker, client, data, config):
+    run_id = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "sasrec", 1)))
+    tracker.log_medians("beauty", [median("sasrec", 0.05)])
+    (run,) = all_runs(client, "fparec-medians")
+    assert f"[seed 1]({tracker.run_url(run_id)})" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_run_has_a_short_name_its_dataset_and_its_identity(tracker, client, data, config):
+    folder = write_finished(data, make_attempt(config, "beauty", "sasrec", 1))
+    run = client.get_run(tracker.sync_trial(folder))
+    assert run.info.run_name == "sasrec 1 · beauty"
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("beauty", DATA_HASH)
+    assert {"dataset": "beauty", "model": "sasrec", "seed": "1"}.items() <= run.data.params.items()
+
+
+def test_what_counts_no_more_says_so_in_its_name(tracker, client, data, config):
+    folder = write_finished(data, make_attempt(config, "beauty", "sasrec", 1, fingerprint="other"))
+    assert client.get_run(tracker.sync_trial(folder)).info.run_name == "stale: sasrec 1 · beauty"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fparec_pipeline.cli.shared import app
+from fparec_pipeline.cli.shared import app, console
 from fparec_pipeline.paths import DataRoot
 
 
@@ -15,9 +15,16 @@ def dev(
 ) -> None:
     """Serve Dagster and MLflow on this machine until Ctrl-C, which ends both.
 
+    Prints the address of each when both answer. MLflow's leads to the medians: filter by dataset
+    and sort by a metric's column.
+
     Both listen on 127.0.0.1 only: neither asks who is there, so whoever reaches the ports can
     start runs and read all results.
     """
     from fparec_pipeline.running.servers import serve
 
-    raise typer.Exit(serve(DataRoot.default().writable(), dagster_port, mlflow_port))
+    def show(addresses: dict[str, str]) -> None:
+        for name, address in addresses.items():
+            console.print(f"{name + ':':9}{address}", highlight=False, soft_wrap=True)
+
+    raise typer.Exit(serve(DataRoot.default().writable(), dagster_port, mlflow_port, show))

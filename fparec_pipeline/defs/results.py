@@ -135,11 +135,15 @@ def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
     def leaderboard(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
+        from fparec_pipeline.tracking import Tracker
+
         data, dataset = workspace.data, context.partition_key
         frame = ranked(pl.read_parquet(medians_path(data, dataset)), dataset)
         found = winner(frame, dataset, UserRanks(config, data))
         markdown = leaderboard_markdown(frame.to_dicts(), config, found)
-        published = _publish(data, f"leaderboard_{dataset}", markdown, frame.to_dicts())
+        numbers = winner_metrics(found)
+        published = _publish(data, f"leaderboard_{dataset}", markdown, frame.to_dicts(), numbers)
+        Tracker(None, data).log_medians(dataset, frame.to_dicts())
         return dg.MaterializeResult(metadata=winner_metadata(found, config) | published)
 
     return leaderboard
@@ -248,7 +252,21 @@ def winner_metadata(found: Winner | None, config: Config) -> dict[str, Any]:
     return {"answer": sentence(found, config.titles)} | numbers
 
 
-def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dict[str, Any]:
+def winner_metrics(found: Winner | None) -> dict[str, float]:
+    """The answer in numbers, as MLflow's run of the leaderboard has them."""
+    if found is None:
+        return {}
+    numbers = {"best/ndcg_at_10": found.median, "best/not_ahead_of": len(found.not_ahead_of)}
+    return numbers if found.margin is None else numbers | {"best/margin": found.margin}
+
+
+def _publish(
+    data: DataRoot,
+    name: str,
+    markdown: str,
+    rows: list[dict],
+    metrics: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """To a file and to MLflow; returns what Dagster's page shows."""
     from fparec_pipeline.tracking import Tracker
 
@@ -256,7 +274,7 @@ def _publish(data: DataRoot, name: str, markdown: str, rows: list[dict]) -> dict
     with write_atomically(path) as part:
         part.write_text(markdown, encoding="utf-8")
     tracker = Tracker(None, data)
-    run_id = tracker.log_table(name, markdown, rows)
+    run_id = tracker.log_table(name, markdown, rows, metrics)
     url = tracker.run_url(run_id) if run_id else None
     return {
         "table": dg.MetadataValue.md(markdown),

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -37,8 +39,23 @@ def require_free(port: int, option: str) -> None:
             ) from error
 
 
-def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
-    """Run both servers until a signal or until one of them ends; returns the exit status."""
+def serve(
+    data: DataRoot,
+    dagster_port: int,
+    mlflow_port: int,
+    on_ready: Callable[[dict[str, str]], None] | None = None,
+) -> int:
+    """Run both servers until a signal or until one of them ends; returns the exit status.
+
+    Args:
+        data: the data root that they show.
+        dagster_port: of Dagster's page.
+        mlflow_port: of MLflow's page.
+        on_ready: told once, when all answer: the name and the address of each.
+
+    Raises:
+        PortTaken: before anything is started.
+    """
     tracker = Tracker(None, data)
     remote = tracker.uri.startswith(("http://", "https://"))  # it has a page of its own
     require_free(dagster_port, "--dagster-port")
@@ -50,7 +67,8 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
     environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
     environment["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # with its password: not for `ps`
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes of no use here
-    environment[PAGE] = f"http://{HOST}:{mlflow_port}"  # for the links that Dagster's runs record
+    os.environ[PAGE] = f"http://{HOST}:{mlflow_port}"
+    environment[PAGE] = os.environ[PAGE]  # for the links that Dagster's runs record
     dagster = [str(scripts / "dagster"), "dev", "-h", HOST, "-p", str(dagster_port)]
     dagster += ["-m", "fparec_pipeline.definitions"]
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
@@ -64,7 +82,14 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
             # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
             server = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
             servers.append(server)
+        waiting = {f"http://{HOST}:{dagster_port}/server_info"}
+        if not remote:
+            waiting.add(f"http://{HOST}:{mlflow_port}/health")
         while all(server.poll() is None for server in servers):
+            if waiting:
+                waiting = {address for address in waiting if not _answers(address)}
+                if not waiting and on_ready:
+                    on_ready({"Dagster": f"http://{HOST}:{dagster_port}", "MLflow": tracker.home})
             time.sleep(POLL_SECONDS)
         return next(server.returncode or 1 for server in servers if server.poll() is not None)
     except KeyboardInterrupt:
@@ -73,6 +98,14 @@ def serve(data: DataRoot, dagster_port: int, mlflow_port: int) -> int:
         _end(servers)
         with open_instance(data) as instance:  # the next command serves the queue at once
             instance.wipe_daemon_heartbeats()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as response:  # noqa: S310
+            return response.status == 200  # type: ignore[no-any-return]
+    except OSError:
+        return False
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

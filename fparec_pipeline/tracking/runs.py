@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,8 +64,20 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT = "fparec"  # the experiment of all trials: a leaderboard is one search in it
 TABLES_EXPERIMENT = "fparec-tables"
+MEDIANS = "fparec-medians"  # one run a dataset and arm: sorting it gives the official order
+NOTES = {
+    EXPERIMENT: "One run a trial (dataset, arm, seed). A view of the trial folders: `fparec sync` "
+    "makes it again. The trials that count: `tags.superseded = 'false' and tags.stale = 'false'`. "
+    f"The medians over seeds, which the tables show, are in the experiment `{MEDIANS}`.",
+    TABLES_EXPERIMENT: "One run a table, leaderboard and report, each time that it changed.",
+    MEDIANS: "One run a dataset and arm, with the median over seeds of each metric. Filter by "
+    "`tags.dataset = 'beauty'` and sort by test/ndcg_at_10: that is the leaderboard. `…/low` and "
+    "`…/high` are the 95 % interval over users.",
+}
 LOCAL_SERVER = "http://127.0.0.1:5000"  # shows the default store; started by `make dev`
 PAGE = "FPAREC_MLFLOW_PAGE"  # environment: where it is instead; set by `fparec dev`
+MODEL_TRAINING = "?workflowType=machine_learning"  # else the page opens in its GenAI mode
+NOTE, SOURCE = "mlflow.note.content", "mlflow.source.name"  # MLflow's own tags
 
 _METRICS_PER_BATCH = 1000  # MLflow's limit
 _LOCK_SECONDS = 60.0
@@ -166,7 +178,7 @@ class Tracker:
         name: str,
         markdown: str,
         rows: list[dict[str, Any]],
-        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> str | None:
         """One run per result table, with its markdown and its rows (JSON) as artifacts.
 
@@ -177,7 +189,38 @@ class Tracker:
             The run's id; None when MLflow cannot be reached.
         """
         files = {f"{name}.md": markdown, f"{name}.json": json.dumps(rows, indent=2)}
-        return self.reach(lambda client: self._log_texts(client, name, files, tags or {}))
+        return self.reach(lambda client: self._log_texts(client, name, files, metrics or {}))
+
+    def log_medians(self, dataset: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """One run for each arm of a dataset, with the medians over its seeds as metrics.
+
+        A median that is as it was is left alone; the run of an arm that has none any more is
+        deleted.
+
+        Args:
+            dataset: whose medians they are.
+            rows: `medians.available_medians` of the dataset, perhaps with intervals.
+
+        Returns:
+            False when MLflow cannot be reached.
+        """
+
+        def log(client: "MlflowClient") -> bool:
+            with self.alone():
+                where = {"dataset": dataset, "origin": self.origin}
+                there = {run.data.tags["model"]: run for run in self._runs(client, MEDIANS, where)}
+                of_seeds = {
+                    (run.data.tags["model"], run.data.tags["seed"]): self._page(run)
+                    for run in self._runs(client, EXPERIMENT, where | {"superseded": "false"})
+                }
+                for row in rows:
+                    run = there.pop(row["model"], None)
+                    _log_median(client, self._experiments[MEDIANS], run, row, where, of_seeds)
+                for run in there.values():
+                    client.delete_run(run.info.run_id)
+            return True
+
+        return self.reach(log) or False
 
     def log_report(self, html: str) -> str | None:
         """The report as a run of its own; otherwise as `log_table`."""
@@ -200,13 +243,20 @@ class Tracker:
         return None if page is None else f"{page}/artifacts/{urllib.parse.quote(name)}"
 
     @property
+    def home(self) -> str:
+        """Where the medians are seen in a browser; the page's start when MLflow is out of reach."""
+        there = self.reach(lambda client: self._experiments[MEDIANS])
+        return f"{self.server}/{MODEL_TRAINING}#/experiments/{there}/runs" if there else self.server
+
+    @property
     def server(self) -> str:
         """The address of MLflow's page, as it may be shown."""
         local = os.environ.get(PAGE, LOCAL_SERVER)
         return re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else local
 
     def _page(self, run: "Run") -> str:
-        return f"{self.server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        page = f"{self.server}/{MODEL_TRAINING}#/experiments/{run.info.experiment_id}"
+        return f"{page}/runs/{run.info.run_id}"
 
     @property
     def _remote(self) -> bool:
@@ -248,7 +298,8 @@ class Tracker:
                 if self.uri == default_uri(self.data):
                     relocate(self.data.mlflow.resolve())
                 self._experiments = {
-                    name: self.experiment(client, name) for name in (EXPERIMENT, TABLES_EXPERIMENT)
+                    name: self.experiment(client, name)
+                    for name in (EXPERIMENT, TABLES_EXPERIMENT, MEDIANS)
                 }
             self._client = client
         return self._client
@@ -263,7 +314,10 @@ class Tracker:
         if found is None:
             folder = self.data.mlflow.resolve() / "artifacts" / name
             artifacts = None if self._remote else folder.as_uri()
-            return client.create_experiment(name, artifact_location=artifacts)
+            identity = client.create_experiment(name, artifact_location=artifacts)
+            if name in NOTES:
+                client.set_experiment_tag(identity, NOTE, NOTES[name])
+            return identity
         if found.lifecycle_stage == "deleted":
             logger.warning("The experiment %s was deleted in MLflow; it is restored.", name)
             client.restore_experiment(found.experiment_id)
@@ -293,6 +347,7 @@ class Tracker:
             tags |= {"superseded": "false"}
         _retag(client, run, tags if done else tags | dict(extra_tags))
         _untag(client, run, tags)
+        _rename(client, run, run.data.tags | tags)
         if not done:
             _log_epochs(client, run, view.history)
             if view.record:
@@ -309,11 +364,23 @@ class Tracker:
             self._experiments[EXPERIMENT],
             start_time=_milliseconds(attempt["started"]),
             tags=tags | {"superseded": "false", "origin": self.origin},
-            run_name=f"{attempt['dataset']}/{attempt['model']}/seed={attempt['seed']}",
+            run_name=_run_name(tags | {"superseded": "false"}),
         )
+        identity = {name: attempt[name] for name in ("dataset", "model", "seed")}
         values = attempt["hyperparameters"] | {"training_version": attempt["training_version"]}
-        client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in values.items()])
+        client.log_batch(
+            run.info.run_id, params=[Param(k, str(v)) for k, v in (identity | values).items()]
+        )
+        self._log_dataset(client, run, attempt)
         return run
+
+    def _log_dataset(self, client: "MlflowClient", run: "Run", attempt: Mapping[str, Any]) -> None:
+        """The splits as the run's input: MLflow's column *Dataset* shows name and data hash."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        source = json.dumps({"url": self.data.splits(attempt["dataset"]).as_uri()})
+        dataset = Dataset(attempt["dataset"], attempt["data_hash"][:36], "local", source)
+        client.log_inputs(run.info.run_id, [DatasetInput(dataset)])
 
     def _tags(self, view: TrialView) -> dict[str, str]:
         """All tags that follow from the folder and today's configuration."""
@@ -334,6 +401,7 @@ class Tracker:
             | {key: str(getattr(attempt, key)) for key in names}
             | {"trained": _word(attempt.trained), "stale": _word(stale)}
             | {"published": _word(attempt.published)}
+            | {SOURCE: "fparec run", NOTE: _note(attempt)}
             | {f"study.{name}": "true" for name in _studies(self._config, attempt)}
         )
 
@@ -355,7 +423,9 @@ class Tracker:
                 if later and is_locked(self._home(other)):
                     continue
                 client.set_terminated(other.info.run_id, "KILLED")
-            _retag(client, other, {"superseded": "true", "superseded_by": run.info.run_id})
+            gone = {"superseded": "true", "superseded_by": run.info.run_id}
+            _retag(client, other, gone)
+            _rename(client, other, other.data.tags | gone)
 
     def _settle_interrupted(self, client: "MlflowClient") -> None:
         """KILLED for each RUNNING run of this data root whose trial no process holds."""
@@ -372,7 +442,11 @@ class Tracker:
         return self.data.trial(tags["dataset"], tags["model"], int(tags["seed"]))
 
     def _log_texts(
-        self, client: "MlflowClient", name: str, files: Mapping[str, str], tags: Mapping[str, str]
+        self,
+        client: "MlflowClient",
+        name: str,
+        files: Mapping[str, str],
+        metrics: Mapping[str, float],
     ) -> str:
         content = hashlib.sha256("\n".join(files.values()).encode()).hexdigest()
         with self.alone():
@@ -381,14 +455,17 @@ class Tracker:
             for run in current:
                 if run.data.tags["content"] == content and run.info.status == "FINISHED":
                     return run.info.run_id
-            own = dict(tags) | where | {"content": content}
+            own = where | {"content": content, SOURCE: "fparec"}
             new = client.create_run(self._experiments[TABLES_EXPERIMENT], tags=own, run_name=name)
             run_id = new.info.run_id
+            for metric, value in metrics.items():
+                client.log_metric(run_id, metric, value)
             for file, text in files.items():
                 client.log_text(run_id, text, file)
             client.set_terminated(run_id, "FINISHED")
             for run in current:
                 _retag(client, run, {"superseded": "true", "superseded_by": run_id})
+                client.update_run(run.info.run_id, name=f"superseded: {name}")
         return run_id
 
 
@@ -442,6 +519,76 @@ def _retag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
     changed = [RunTag(key, value) for key, value in tags.items() if old.get(key) != value]
     if changed:
         client.log_batch(run.info.run_id, tags=changed)
+
+
+def _run_name(tags: Mapping[str, str]) -> str:
+    """Short enough that a column shows the seed; one that counts no more says so first."""
+    name = f"{tags['model']} {tags['seed']} · {tags['dataset']}"
+    for state in ("superseded", "stale"):
+        if tags.get(state) == "true":
+            return f"{state}: {name}"
+    return name
+
+
+def _rename(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+    name = _run_name(tags)
+    if run.info.run_name != name:
+        client.update_run(run.info.run_id, name=name)
+
+
+def _note(attempt: Attempt) -> str:
+    """What MLflow shows as a run's description."""
+    kind = "A trial" if attempt.trained else "An untrained reference"
+    origin = ", imported from published results" if attempt.published else ""
+    return (
+        f"{kind}: {attempt.arm} on {attempt.dataset}, seed {attempt.seed}{origin}. "
+        f"Its folder is the fact; this run is a view of it."
+    )
+
+
+def _log_median(
+    client: "MlflowClient",
+    experiment: str,
+    run: "Run | None",
+    row: Mapping[str, Any],
+    where: Mapping[str, str],
+    of_seeds: Mapping[tuple[str, str], str],
+) -> None:
+    """The run of one median: made, or given its new values, where they are not those it has."""
+    from mlflow.entities import Metric, Param
+
+    values = {
+        name: value for name, value in row.items() if "/" in name and isinstance(value, float)
+    } | {"seconds": row["seconds"], "seeds": float(len(row["seeds"]))}
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    if run and run.data.tags.get("content") == content:
+        return
+    seeds = ", ".join(map(str, row["seeds"]))
+    links = [
+        f"[seed {seed}]({of_seeds[row['model'], str(seed)]})"
+        for seed in row["seeds"]
+        if (row["model"], str(seed)) in of_seeds
+    ]
+    tags = dict(where) | {
+        "model": row["model"],
+        "seeds": seeds,
+        "trained": _word(row["trained"]),
+        "provisional": _word(row["provisional"]),
+        "published": _word(row["published"]),
+        "content": content,
+        SOURCE: "fparec",
+        NOTE: f"Median over seeds {seeds}. Its trials: {', '.join(links) or 'not in MLflow'}.",
+    }
+    if run is None:
+        name = f"{row['model']} · {row['dataset']}"
+        run = client.create_run(experiment, tags=tags, run_name=name)
+        identity = [Param("dataset", row["dataset"]), Param("model", row["model"])]
+        client.log_batch(run.info.run_id, params=identity)
+    at = round(time.time() * 1000)
+    metrics = [Metric(name, value, at, 0) for name, value in values.items()]
+    client.log_batch(run.info.run_id, metrics=metrics)
+    _retag(client, run, tags)
+    client.set_terminated(run.info.run_id, "FINISHED")
 
 
 def _untag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
