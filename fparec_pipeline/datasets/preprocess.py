@@ -87,7 +87,7 @@ def repetitions(rows: pl.DataFrame) -> dict[str, int]:
     if "time" in rows.columns:
         tied = same_user & _equal_to_last(rows["time"].to_numpy())
         among = tied | np.append(tied[1:], False)
-        groups = np.cumsum(~tied)[among].astype(np.int64)
+        groups = np.cumsum(~tied[among])  # those of one time stand together
         keys = groups * (int(items.max(initial=0)) + 1) + items[among]
         found["tied_interactions"] = int(among.sum())
         found["duplicate_interactions"] = len(keys) - len(np.unique(keys))

@@ -61,7 +61,7 @@ def one_input(content: bytes) -> None:
 
 def write_corpus(folder: Path) -> None:
     """What the fuzzer starts from: files as they should be."""
-    package = Path(sys.modules["fparec_pipeline"].__file__ or "").parent
+    package = Path(sys.modules["fparec_pipeline.config"].__file__ or "").parent
     seeds = [(package / file).read_bytes() for file in FILES]
     for reader, _ in READERS:
         rows = good_rows(4, 3)
