@@ -1,5 +1,6 @@
 """`fparec dataset check` and `add`, as a newcomer uses them."""
 
+import os
 import tomllib
 
 import pytest
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 from fparec_pipeline.cli import app
 from fparec_pipeline.config import ConfigError, load_config
+from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
 
 ROWS = [(f"c{c}", f"p{p}", 1_600_000_000 + 60 * (10 * c + p)) for c in range(8) for p in range(8)]
@@ -85,3 +87,17 @@ def test_add_refuses_a_name_that_is_taken(root, tmp_path):
     file = exported(tmp_path / "beauty.csv", header=("user", "t", "item", "time"))
     answer = fparec("add", file)
     assert "'beauty' already" in str(answer.exception)
+
+
+def test_status_and_leaderboard_say_at_once_that_the_file_has_changed(root, tmp_path):
+    file = exported(tmp_path / "orders.csv", header=("user", "t", "item", "time"))
+    assert fparec("add", file).exit_code == 0
+    data = DataRoot(root)
+    dataset = load_config(data).datasets["orders"]
+    make_splits("orders", dataset, file, data)
+    exported(file, header=("user", "t", "item", "time"), extra="c1,x,p1,1700000000\n")
+    os.utime(file, (0, 0))
+    for command in (["status", "--datasets", "orders"], ["leaderboard", "--dataset", "orders"]):
+        answer = CliRunner().invoke(app, command)
+        assert "orders: the splits are outdated" in answer.output
+        assert "fparec run --datasets orders" in answer.output

@@ -8,6 +8,7 @@ from rich.progress import track
 from rich.table import Table
 
 from fparec_pipeline.cli.shared import Names, app, chosen, console, print_error
+from fparec_pipeline.cli.show import note_outdated
 from fparec_pipeline.config import Config, TrialId, load_config
 from fparec_pipeline.paths import DataRoot
 
@@ -41,6 +42,7 @@ def status(
         f"{sum(state == 'done' for state in states.values())} of {len(states)} trials are done; "
         "rows where nothing was started are left out."
     )
+    note_outdated(dict.fromkeys(t.dataset for t in trials), config, data)
 
 
 @app.command()

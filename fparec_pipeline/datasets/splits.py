@@ -208,14 +208,14 @@ def current_splits(name: str, dataset: Dataset, data: DataRoot) -> Splits:
     return splits
 
 
-def are_outdated(name: str, dataset: Dataset, data: DataRoot) -> bool:
-    """Whether there are splits that are not of today's file and configuration.
+def why_outdated(name: str, dataset: Dataset, data: DataRoot) -> str | None:
+    """Why splits that are there are not of today's file and configuration; None if they are.
 
     Raises:
         SplitsError: `stats.json` cannot be read or is incomplete.
     """
     stats = statistics_on_disk(data.splits(name))
-    return stats is not None and outdated(name, dataset, data, stats) is not None
+    return None if stats is None else outdated(name, dataset, data, stats)
 
 
 def statistics_on_disk(folder: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from fparec_pipeline.config import (
     known,
     reference_fingerprint,
 )
-from fparec_pipeline.datasets.splits import are_outdated, statistics_on_disk
+from fparec_pipeline.datasets.splits import statistics_on_disk, why_outdated
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training import beyond
 from fparec_pipeline.training.metrics import NAMES
@@ -160,7 +160,7 @@ def data_hash(dataset: str, config: Config, data: DataRoot) -> str | None:
         SplitsError: their `stats.json` is damaged.
     """
     stats = statistics_on_disk(data.splits(dataset))
-    if dataset in config.datasets and are_outdated(dataset, config.datasets[dataset], data):
+    if dataset in config.datasets and why_outdated(dataset, config.datasets[dataset], data):
         return OUTDATED
     return None if stats is None else str(stats["data_hash"])
 

@@ -9,10 +9,10 @@ from fparec_pipeline.config import Dataset, source_of
 from fparec_pipeline.datasets.sources import RawDataError
 from fparec_pipeline.datasets.splits import (
     SplitsError,
-    are_outdated,
     current_splits,
     make_splits,
     read_splits,
+    why_outdated,
 )
 from fparec_pipeline.datasets.staleness import INPUTS
 from fparec_pipeline.paths import DataRoot
@@ -41,7 +41,7 @@ def made(data):
 
 
 def test_they_are_current_as_long_as_nothing_changes(made, data):
-    assert not are_outdated("shop", entry(), data)
+    assert not why_outdated("shop", entry(), data)
     assert current_splits("shop", entry(), data).n_users == 4
 
 
@@ -49,7 +49,7 @@ def test_a_file_replaced_by_an_older_one_of_the_same_size_is_noticed(made, data)
     other = write(data, ROWS[::-1], "older.csv")
     os.utime(other, ns=(0, 0))
     other.replace(made)
-    assert are_outdated("shop", entry(), data)
+    assert why_outdated("shop", entry(), data)
     with pytest.raises(SplitsError, match=r"shop: the splits are outdated: .*log\.csv is not"):
         current_splits("shop", entry(), data)
 
@@ -59,19 +59,19 @@ def test_a_link_that_points_elsewhere_is_noticed(made, data):
     os.utime(second, ns=(0, 0))
     made.unlink()
     made.symlink_to(first)
-    assert not are_outdated("shop", entry(), data)  # the same content
+    assert not why_outdated("shop", entry(), data)  # the same content
     made.unlink()
     made.symlink_to(second)
-    assert are_outdated("shop", entry(), data)
+    assert why_outdated("shop", entry(), data)
 
 
 def test_a_touched_file_of_the_same_content_changes_nothing_and_is_hashed_once(
     made, data, monkeypatch
 ):
     os.utime(made, ns=(1, 1))
-    assert not are_outdated("shop", entry(), data)
+    assert not why_outdated("shop", entry(), data)
     monkeypatch.setattr("fparec_pipeline.datasets.staleness.content", pytest.fail)
-    assert not are_outdated("shop", entry(), data)
+    assert not why_outdated("shop", entry(), data)
 
 
 @pytest.mark.parametrize(
@@ -85,26 +85,26 @@ def test_a_touched_file_of_the_same_content_changes_nothing_and_is_hashed_once(
     ],
 )
 def test_another_entry_makes_them_outdated(changed, made, data):
-    assert are_outdated("shop", changed, data)
+    assert why_outdated("shop", changed, data)
 
 
 def test_what_decides_no_split_changes_nothing(made, data):
     other = entry().model_copy(update={"title": "Shop", "hyperparameters": {"n": 5}})
-    assert not are_outdated("shop", other, data)
+    assert not why_outdated("shop", other, data)
 
 
 def test_a_data_root_can_be_moved(made, data, tmp_path):
     moved = DataRoot(tmp_path / "elsewhere")
     shutil.copytree(data.root, moved.root)  # other inodes and times
-    assert not are_outdated("shop", entry(), moved)
+    assert not why_outdated("shop", entry(), moved)
     write(moved, ROWS[:-1])
-    assert are_outdated("shop", entry(), moved)
-    assert not are_outdated("shop", entry(), data)
+    assert why_outdated("shop", entry(), moved)
+    assert not why_outdated("shop", entry(), data)
 
 
 def test_a_file_that_is_not_there_cannot_have_changed(made, data):
     made.unlink()
-    assert not are_outdated("shop", entry(), data)
+    assert not why_outdated("shop", entry(), data)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(data, monkeypatch):
