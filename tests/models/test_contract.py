@@ -1,5 +1,6 @@
 """The contract: every packaged part keeps it, and each way to break it is found."""
 
+import re
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from fparec_pipeline.config import ConfigError, load_config
 from fparec_pipeline.config.catalogue import LOSSES, MIXERS, NETWORKS, load
 from fparec_pipeline.models.contract import ContractBroken, check_mixer, check_network
-from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.paths import CHECKOUT, DataRoot
 
 ARMS = sorted(set(PACKAGED.arms) - set(PACKAGED.variants))
 
@@ -148,6 +149,15 @@ def configured(tmp_path, monkeypatch):
 def test_a_mixer_of_ones_own_needs_no_fork(configured):
     h = configured(MIXER).hyperparameters("beauty", "last")
     check_network(h)
+
+
+def test_the_example_of_the_documentation_keeps_the_contract(tmp_path, monkeypatch):
+    page = (CHECKOUT / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(python|toml)\n(.*?)```", page, re.DOTALL))
+    (tmp_path / "my_module.py").write_text(blocks["python"])
+    (tmp_path / "models.toml").write_text(blocks["toml"])
+    monkeypatch.syspath_prepend(tmp_path)
+    check_network(load_config(DataRoot(tmp_path)).hyperparameters("beauty", "running_mean"))
 
 
 def test_the_source_of_a_part_of_ones_own_is_in_the_fingerprint(configured):

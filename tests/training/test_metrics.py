@@ -184,7 +184,7 @@ def test_an_item_that_stands_twice_in_a_history_is_removed_once():
 
 def test_metrics_by_hand():
     metrics = metrics_from_ranks(np.array([1, 3, 10, 11, 100]))
-    assert set(metrics) == {f"{m}_at_{k}" for m in ("hr", "ndcg") for k in CUTOFFS} | {"mrr"}
+    assert set(metrics) >= {f"{m}_at_{k}" for m in ("hr", "ndcg") for k in CUTOFFS} | {"mrr"}
     assert metrics["hr_at_1"] == pytest.approx(1 / 5)
     assert metrics["hr_at_5"] == pytest.approx(2 / 5)
     assert metrics["hr_at_10"] == pytest.approx(3 / 5)
@@ -238,6 +238,5 @@ def test_metrics_equal_those_of_ranx(ranx):
     names |= {f"ndcg_at_{k}": f"ndcg@{k}" for k in CUTOFFS} | {"mrr": "mrr"}
     theirs = ranx.evaluate(qrels, run, list(names.values()))
     ours = metrics_from_ranks(ranks)
-    assert set(ours) == set(names)
-    for name, value in ours.items():
-        assert value == pytest.approx(theirs[names[name]], rel=1e-12), name
+    for name, theirs_name in names.items():
+        assert ours[name] == pytest.approx(theirs[theirs_name], rel=1e-12), name
