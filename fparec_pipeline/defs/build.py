@@ -15,6 +15,7 @@ from fparec_pipeline.defs.automation import (
     study_job_name,
     training_sensor,
 )
+from fparec_pipeline.defs.currency import currency_check, currency_sensor
 from fparec_pipeline.defs.data import data_assets
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.results import result_assets
@@ -36,12 +37,14 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
             reference_asset(config),
             *result_assets(config),
         ],
+        asset_checks=[currency_check()],
         jobs=list(made.values()),
         schedules=[benchmark_schedule(config, made["prepare_data"])],
         sensors=[
             training_sensor(config, made[study_job_name(SCHEDULED)]),
             keep_current_sensor(),
             failure_sensor(),
+            currency_sensor(),
         ],
         resources={"workspace": Workspace(), **(resources or {})},
         # A run trains its arms one after the other: a trial has its own configured threads.
