@@ -78,3 +78,20 @@ def tables(
         import_results(source, data)
         config = load_config(data)
         typer.echo("\n\n".join([readme_table(data, config), *published_tables(data, config)]))
+
+
+@published.command()
+def repeats(dataset: Annotated[str, typer.Option(help="Its splits must be there.")]) -> None:
+    """Print how often each model finds repeated and new targets, medians over seeds.
+
+    A repeated target is an item that the user has had before. Code descended from S3Rec counts
+    these as misses; the last two columns do the same.
+    """
+    from fparec_pipeline.datasets.splits import read_splits
+    from fparec_pipeline.results.repeats import repeats_table
+    from fparec_pipeline.results.trials import trials_frame
+
+    data = DataRoot.default()
+    config = load_config(data)
+    splits = read_splits(data.splits(known(dataset, config.datasets, "dataset")))
+    typer.echo(repeats_table(splits, trials_frame(data, config), config, data))
