@@ -231,7 +231,7 @@ def _run(
     for stream in (1, 2):
         os.dup2(output, stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The page's runs name `dagster` itself as what to call, those of the command `python -m dagster`.
+    # Runs of the page name `dagster` as what to call, those of the command `python -m dagster`.
     sys.argv = ["dagster", *command[command.index("api") :]]
     try:
         runpy.run_module("dagster", run_name="__main__", alter_sys=True)
