@@ -2,6 +2,7 @@
 
     python benchmarks/protocols.py train ROOT [DATASET …]    # what ROOT does not hold, one by one
     python benchmarks/protocols.py show ROOT [DATASET …]     # medians, Kendall's tau, paired tests
+    python benchmarks/protocols.py beyond ROOT [DATASET …]   # coverage and so on, same trials
 
 ROOT is a data root. Every dataset in it that has a `like` is compared with the one that it is like;
 DATASET chooses among the latter.
@@ -10,22 +11,26 @@ docs/results-protocols.md says where its datasets come from and what came out.
 
 import argparse
 import itertools
-import sys
+import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from safetensors.torch import load_file
 from scipy import stats
 
-from fparec_pipeline.config import REFERENCES, Config, TrialId, load_config
+from fparec_pipeline.config import REFERENCES, Config, Trial, TrialId, load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import Splits, make_splits, read_splits
+from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.significance import compare
 from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.training.beyond import beyond_accuracy, lists_table
+from fparec_pipeline.training.evaluation import EvaluationSet, network_scorer, top_lists
 from fparec_pipeline.training.metrics import by_user, per_target
-from fparec_pipeline.training.record import RANKS
+from fparec_pipeline.training.record import RANKS, WEIGHTS, read_record
 from fparec_pipeline.training.trial import run_reference, run_trial
 
 ARMS = (
@@ -39,6 +44,14 @@ ARMS = (
     "exponential_annealing",
 )
 SEEDS = (0, 1, 2)
+BEYOND = (
+    "ndcg_at_10",
+    "ndcg_at_10_answerable",
+    "coverage_at_10",
+    "gini_at_10",
+    "novelty_at_10",
+    "popular_share_at_10",
+)
 METRICS = ("test/ndcg_at_10", "test_unseen/ndcg_at_10", "test/hr_at_10")
 
 
@@ -103,6 +116,38 @@ def show(config: Config, data: DataRoot, wanted: list[str]) -> None:
             test(name, config, data, medians)
 
 
+def beyond(config: Config, data: DataRoot, wanted: list[str]) -> None:
+    """Medians over the finished seeds of what the best epochs' lists are, from the weights."""
+    columns = [f"test_unseen/{name}" for name in BEYOND]
+    for base, others in compared(config, wanted).items():
+        for name in (base, *others):
+            splits = splits_of(name, config, data)
+            print(f"\n{name}\n| arm | seeds | " + " | ".join(BEYOND) + " |")
+            print("|---|--:|" + "--:|" * len(BEYOND))
+            for arm in ARMS:
+                found = [
+                    values
+                    for seed in SEEDS
+                    if (values := beyond_of(config.trial(name, arm, seed), splits, data))
+                ]
+                medians = [statistics.median(each[column] for each in found) for column in columns]
+                cells = " | ".join(f"{value:.3f}" for value in medians)
+                print(f"| {config.titles[arm]} | {len(found)} | {cells} |")
+
+
+def beyond_of(trial: Trial, splits: Splits, data: DataRoot) -> dict[str, float]:
+    """`beyond_accuracy` and accuracy of a finished trial, {} of another."""
+    folder, h = trial.id.folder(data), trial.hyperparameters
+    record = read_record(folder)
+    if record is None:
+        return {}
+    model = build_network(h, splits.n_items)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    lists = top_lists(network_scorer(model.eval()), EvaluationSet(splits, "test", h.n))
+    ranks = pl.read_parquet(folder / RANKS)
+    return record.metrics | beyond_accuracy(lists_table(*lists, splits), ranks, splits.n_items)
+
+
 def values_of(medians: pl.DataFrame, dataset: str, metric: str) -> dict[str, float]:
     rows = medians.filter(dataset=dataset).select("model", metric).drop_nulls()
     return dict(rows.iter_rows())
@@ -135,9 +180,10 @@ def test(name: str, config: Config, data: DataRoot, medians: pl.DataFrame) -> No
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["train", "show"])
+    parser.add_argument("what", choices=["train", "show", "beyond"])
     parser.add_argument("root", type=Path)
     parser.add_argument("datasets", nargs="*")
     given = parser.parse_args()
     root = DataRoot(given.root)
-    sys.exit({"train": train, "show": show}[given.what](load_config(root), root, given.datasets))
+    command = {"train": train, "show": show, "beyond": beyond}[given.what]
+    command(load_config(root), root, given.datasets)

@@ -4,13 +4,21 @@ import json
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from fparec_pipeline.cli.shared import app, console
-from fparec_pipeline.cli.show import leaderboard_rows, print_leaderboard
+from fparec_pipeline.cli.show import (
+    block_table,
+    leaderboard_rows,
+    number,
+    print_leaderboard,
+)
 from fparec_pipeline.config import known, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.metrics import METRICS, RANKINGS
 
+FORMATS = ("md", "csv", "json")
 LEADERBOARD = f"""Medians of the finished trials of a dataset, best model first.
 
 Metrics are named ranking/metric, as in test/ndcg_at_10. Rankings: {", ".join(RANKINGS)} \
@@ -43,24 +51,106 @@ def table(
     name: Annotated[
         str, typer.Argument(help="1 to 6, as in the paper, or a study such as sequence_length.")
     ],
+    form: Annotated[
+        str, typer.Option("--format", help="md, csv or json; default: for the terminal, or md.")
+    ] = "",
 ) -> None:
-    """A table of the paper or of a study, ours beside what was printed, as markdown."""
-    from fparec_pipeline.results.tables import render, table_names
+    """A table of the paper or of a study, ours beside what was printed.
+
+    In a pipe or a file it is markdown, with intervals; `--format csv` and `--format json` have a
+    row for each dataset, model and metric.
+    """
+    import polars as pl
+
+    from fparec_pipeline.results.tables import render, rendered_study, table_names
     from fparec_pipeline.results.trials import trials_frame
 
     data = DataRoot.default()
     config = load_config(data)
     names = {name.removeprefix("table_"): name for name in table_names(config)}
     chosen = names[known(name.removeprefix("table_"), names, "table")]
-    typer.echo(render(chosen, trials_frame(data, config), config, data)[0])
+    known(form or "md", FORMATS, "format")
+    trials = trials_frame(data, config)
+    if not form and console.is_terminal and chosen in config.studies:
+        shown = rendered_study(chosen, trials, config, data)
+        console.print(Text(shown.title, style="bold"))
+        for block in shown.blocks:
+            console.print(block_table(block))
+        absent = set(config.studies[chosen].datasets) - {block.dataset for block in shown.blocks}
+        for dataset in sorted(absent):
+            command = f"fparec run --study {chosen} --datasets {dataset}"
+            console.print(f"Not run: {dataset} ({command})", markup=False, highlight=False)
+        return
+    markdown, rows = render(chosen, trials, config, data)
+    if form == "json":
+        typer.echo(json.dumps(rows, indent=2))
+    elif form == "csv":
+        flat = [
+            {k: v for k, v in row.items() if k != "interval"}
+            | dict(zip(("low", "high"), row.get("interval") or (None, None), strict=True))
+            for row in rows
+        ]
+        typer.echo(pl.DataFrame(flat, infer_schema_length=None).write_csv(), nl=False)
+    else:
+        typer.echo(markdown)
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str, typer.Argument(help="A dataset with finished trials.")],
+) -> None:
+    """Who wins on a dataset, against whom it is sure, what training cost, and what to try next.
+
+    Example: fparec compare beauty
+    """
+    from fparec_pipeline.results import leaderboard
+    from fparec_pipeline.results.significance import UserRanks
+    from fparec_pipeline.results.winner import sentence, winner
+
+    data = DataRoot.default()
+    config = load_config(data)
+    known(dataset, config.datasets, "dataset")
+    frame = leaderboard(dataset, data=data)
+    found = winner(frame, dataset, UserRanks(config, data))
+    if found is None:
+        console.print(
+            f"No model has been trained on {dataset}: `fparec run --datasets {dataset}` trains the "
+            "benchmark's.",
+            highlight=False,
+        )
+        return
+    console.print(sentence(found, config.titles), markup=False, highlight=False)
+    seconds = {row["model"]: row["seconds"] / len(row["seeds"]) for row in frame.to_dicts()}
+    table = Table("against", "NDCG@10", "mean difference", "p (Holm)", "seconds a trial", box=None)
+    for rival in found.rivals:
+        table.add_row(
+            config.titles.get(rival.arm, rival.arm),
+            number(rival.median),
+            "—" if rival.difference is None else f"{rival.difference:+.4f}",
+            "—" if rival.p_holm is None else f"{rival.p_holm:.2g}",
+            f"{seconds[rival.arm]:,.0f}",
+        )
+    console.print(table)
+    console.print(f"A trial of the winner took {seconds[found.arm]:,.0f} s.", highlight=False)
+    few = [row["model"] for row in frame.to_dicts() if row["provisional"]]
+    absent = [a for a in config.studies["benchmark"].arms if a not in seconds]
+    if few or absent:
+        names = ",".join(dict.fromkeys(few + absent))
+        advice = f"fparec run --datasets {dataset} --models {names}"
+    elif found.sure:
+        advice = "nothing: it is ahead of all"
+    else:
+        advice = f"fparec run --study sequence_length --datasets {dataset}, other windows"
+    console.print(f"To try next: {advice}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def figure(
     number: Annotated[str, typer.Argument(help="1, 3 or 4, as in the paper.")],
     dataset: Annotated[
-        str, typer.Option(help="Whose trials Figures 1 and 3 show (seed 0 of each).")
-    ] = "ml-1m",
+        str | None,
+        typer.Option(help="Whose trials Figures 1 and 3 show; default: one that is there."),
+    ] = None,
 ) -> None:
     """Draw a figure of the paper as PNG and SVG, and print the paths.
 
@@ -69,12 +159,15 @@ def figure(
 
     Example: fparec figure 3 --dataset ml-latest-small
     """
-    from fparec_pipeline.results.paper_figures import FIGURES, draw, write
+    from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, is_drawable, write
 
     data = DataRoot.default().writable()
     config = load_config(data)
-    known(dataset, config.datasets, "dataset")
     name = f"figure_{known(number, [n.removeprefix('figure_') for n in FIGURES], 'figure')}"
+    if dataset is None:
+        there = (d for d in config.datasets if name in ARMS and is_drawable(name, d, config, data))
+        dataset = next(there, "ml-1m")
+    known(dataset, config.datasets, "dataset")
     drawn = draw(name, dataset, config, data)
     for note in drawn.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

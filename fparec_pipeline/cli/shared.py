@@ -5,6 +5,7 @@ needs belongs there; heavy libraries are imported inside the commands, so that `
 once.
 """
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -23,6 +24,23 @@ app = typer.Typer(
     "there.",
 )
 console = Console()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fparec_pipeline {version('fparec_pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="The version."),
+    ] = False,
+) -> None:
+    pass
+
 
 Names = Annotated[str | None, typer.Option(help="Comma-separated names.")]
 

@@ -19,6 +19,9 @@ def status(
     models: Names = None,
     seeds: Names = None,
     study: Annotated[str, typer.Option(help="Whose models and seeds.")] = "benchmark",
+    everything: Annotated[
+        bool, typer.Option("--all", help="The trials of every study, on every dataset.")
+    ] = False,
 ) -> None:
     """Which trials are done, running, interrupted, stale or missing.
 
@@ -29,7 +32,12 @@ def status(
 
     data = DataRoot.default()
     config = load_config(data)
-    trials = chosen(config, study, datasets or ",".join(config.datasets), models, seeds)
+    every = datasets or ",".join(config.datasets)
+    if everything:
+        lists = [chosen(config, name, every, models, seeds) for name in config.studies]
+        trials = list({trial.id: trial for found in lists for trial in found}.values())
+    else:
+        trials = chosen(config, study, every, models, seeds)
     states = {trial.id: trial_status(trial, config, data) for trial in trials}
     columns = sorted({t.seed for t in trials})
     table = Table("dataset", "model", *(f"seed {seed}" for seed in columns))

@@ -190,11 +190,11 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
 
 
 def to_markdown(table: Table) -> str:
-    """The table in markdown: best bold, second underlined, footnotes beneath."""
+    """The table in markdown: best bold, second in italics, footnotes beneath."""
     seeds = ", ".join(str(seed) for seed in table.seeds)
     caption = (
         f"Test set, every user ranked against all items; median of seeds {seeds}. Bold: best, "
-        "underlined: second, among the trained models. In square brackets the 95 % interval: a "
+        "italic: second, among the trained models. In square brackets the 95 % interval: a "
         "bootstrap over users, which does not cover the variance of training."
     )
     if any(block.in_paper for block in table.blocks):
@@ -278,7 +278,7 @@ def _block_markdown(block: Block) -> str:
 
 def _ours_markdown(cell: Cell) -> str:
     number = _number(cell.ours)
-    shown = {"best": f"**{number}**", "second": f"<u>{number}</u>", None: number}[cell.mark]
+    shown = {"best": f"**{number}**", "second": f"*{number}*", None: number}[cell.mark]
     if cell.interval is None:
         return shown
     low, high = map(_number, cell.interval)

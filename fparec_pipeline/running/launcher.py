@@ -231,10 +231,10 @@ def _run(
     for stream in (1, 2):
         os.dup2(output, stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    module = command.index("-m")
-    sys.argv = list(command[module + 1 :])
+    # Runs of the page name `dagster` as what to call, those of the command `python -m dagster`.
+    sys.argv = ["dagster", *command[command.index("api") :]]
     try:
-        runpy.run_module(command[module + 1], run_name="__main__", alter_sys=True)
+        runpy.run_module("dagster", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code:
             raise

@@ -300,7 +300,7 @@ def view_trial(folder: Path) -> TrialView | None:
         if started is None:
             return None
         attempt = started.model_dump()
-        history = _checkpoint_history(folder)
+        history = checkpoint_history(folder)
     return TrialView(folder, attempt, history, record, running)
 
 
@@ -328,8 +328,14 @@ def read_attempt(folder: Path) -> Attempt | None:
     return attempt
 
 
-def _checkpoint_history(folder: Path) -> pl.DataFrame:
-    """Of the header alone, which has a checksum of its own: the tensors may be gigabytes."""
+def checkpoint_history(folder: Path) -> pl.DataFrame:
+    """The epochs that an unfinished trial's checkpoint knows; none where there is no checkpoint.
+
+    Reads the header alone, which has a checksum of its own: the tensors may be gigabytes.
+
+    Raises:
+        TrialCorrupt: the checkpoint is damaged.
+    """
     path = folder / CHECKPOINT
     try:
         with safe_open(path, framework="numpy") as checkpoint:

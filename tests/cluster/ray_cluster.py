@@ -80,13 +80,15 @@ def alive_nodes(address: str) -> int:
 def home_on(cluster: Cluster, folder: Path) -> dict[str, str]:
     """The environment of commands whose Dagster instance starts runs on the cluster.
 
-    The instance's settings are the example's, but for its database: one machine needs no server.
+    The instance's settings are the example's, but for its database, of which one machine needs no
+    server, and the address.
     """
     settings = yaml.safe_load(EXAMPLE.read_text())
     del settings["storage"]
     launcher = settings["run_launcher"]["config"]["ray"]
-    launcher["env_vars"] = ["DAGSTER_HOME", "FPAREC_DATA", "PYTHONPATH", "RAY_DASHBOARD"]
+    launcher["address"] = cluster.address
+    launcher["env_vars"] = ["DAGSTER_HOME", "FPAREC_DATA", "PYTHONPATH"]
     folder.mkdir()
     (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
     checkout = str(EXAMPLE.parents[2])
-    return {"DAGSTER_HOME": str(folder), "RAY_DASHBOARD": cluster.address, "PYTHONPATH": checkout}
+    return {"DAGSTER_HOME": str(folder), "PYTHONPATH": checkout}

@@ -59,7 +59,7 @@ def test_no_flipped_bit_of_a_checkpoint_is_resumed(tmp_path, harm):
             load_checkpoint(folder, model, optimizer, "attempt")
         harm()
         with suppress(TrialCorrupt):  # shown while the trial runs; the tensors are not read for it
-            shown = record._checkpoint_history(folder)
+            shown = record.checkpoint_history(folder)
             assert shown.select("epoch", "loss").to_dicts() == state.history
     assert load_checkpoint(folder, model, optimizer, "attempt").history == state.history
 

@@ -1,0 +1,98 @@
+"""What the commands that show results print, at 80 columns and in a pipe."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+from trial_folders import write_arms
+
+from fparec_pipeline import cli
+from fparec_pipeline.cli import results, show, store
+from fparec_pipeline.config import load_config
+from fparec_pipeline.paths import DataRoot
+
+NDCG, HR = "test/ndcg_at_10", "test/hr_at_10"
+VALUES = {"fparec": 0.05, "sasrec": 0.04, "popularity": 0.01, "transitions": 0.02}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Finished trials of Beauty: two arms with three seeds, and references."""
+    root = DataRoot(tmp_path_factory.mktemp("data"))
+    metrics = {arm: {NDCG: value, HR: 2 * value} for arm, value in VALUES.items()}
+    write_arms(root, load_config(root), "beauty", metrics)
+    return root
+
+
+@pytest.fixture
+def run(data, monkeypatch, capsys):
+    """The command's output, in a pipe or on a terminal of 80 columns; it has to end well."""
+
+    def call(*arguments, terminal=False):
+        monkeypatch.setenv("FPAREC_DATA", str(data.root))
+        monkeypatch.setattr(sys, "argv", ["fparec", *arguments])
+        screen = io.StringIO()
+        console = Console(file=screen, width=80, force_terminal=terminal, color_system=None)
+        for module in (results, show, store):
+            monkeypatch.setattr(module, "console", console)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        assert not ended.value.code, printed.err
+        return screen.getvalue() + printed.out
+
+    return call
+
+
+def test_the_version(run):
+    assert run("--version").startswith("fparec_pipeline ")
+
+
+def test_the_leaderboard_fits_80_columns_with_interval_and_winner(run):
+    text = run("leaderboard", "--dataset", "beauty", terminal=True)
+    assert max(map(len, text.splitlines())) <= 80
+    line = next(line for line in text.splitlines() if line.startswith("FPARec "))
+    assert "0.1000" in line and "0.0500" in line and "–" in line and "0,1,2" in line
+    assert "FPARec has the best NDCG@10: 0.0500" in " ".join(text.split())
+
+
+def test_a_table_is_markdown_in_a_pipe_and_a_table_on_a_terminal(run):
+    piped = run("table", "3")
+    assert piped.startswith("## Table 3") and "| FPARec | **0.1000**" in piped
+    shown = run("table", "3", terminal=True)
+    assert "|" not in shown and max(map(len, shown.splitlines())) <= 80
+    assert "Amazon Beauty" in shown and "PARec: no finished trial of seed 0, 1, 2" in shown
+    assert "fparec run --study table_3 --datasets yelp" in " ".join(shown.split())
+    assert run("table", "3", "--format", "md", terminal=True) == piped
+
+
+def test_a_table_for_machines(run):
+    rows = json.loads(run("table", "3", "--format", "json"))
+    flat = list(csv.DictReader(io.StringIO(run("table", "3", "--format", "csv"))))
+    assert len(rows) == len(flat)
+    (row,) = [r for r in flat if (r["model"], r["metric"]) == ("fparec", NDCG)]
+    assert (row["ours"], row["mark"]) == ("0.05", "best")
+
+
+def test_compare_answers_in_a_few_lines(run):
+    text = run("compare", "beauty")
+    assert "FPARec has the best NDCG@10" in text
+    assert "SASRec" in text and "p (Holm)" in text
+    advice = text.splitlines()[-1]
+    assert advice.startswith("To try next: fparec run --datasets beauty --models")
+    assert "parec" in advice
+    assert len(text.splitlines()) <= 12
+
+
+def test_compare_of_a_dataset_without_trials_says_how_to_train(run):
+    assert "`fparec run --datasets toys`" in run("compare", "toys")
+
+
+def test_status_of_every_study(run):
+    few, all_ = run("status"), run("status", "--all")
+    count = [int(text.split(" of ")[1].split()[0]) for text in (few, all_)]
+    assert count[1] > count[0]
