@@ -25,7 +25,7 @@ from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import statistics_on_disk
 from fparec_pipeline.defs.private import AssetJob
 from fparec_pipeline.defs.resources import Workspace
-from fparec_pipeline.defs.training import study_keys, study_partition_keys
+from fparec_pipeline.defs.training import study_keys, study_partition_keys, training_keys
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import ARMS
 from fparec_pipeline.results.tables import table_names
@@ -33,6 +33,8 @@ from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.training.record import read_attempt, trial_folders
 
 logger = logging.getLogger(__name__)
+
+OTHER_ARMS = "train_arms_of_no_study"  # a job; there only where there are such arms
 
 TICK = "fparec/tick"  # tags of the runs that one tick of the schedule asks for
 STAGE = "fparec/stage"
@@ -82,7 +84,22 @@ def jobs(config: Config) -> dict[str, AssetJob]:
                 description=f"Trains the arms of: {study.title}. A trial that is there is reused.",
             )
         )
+    studied = {key for name in config.studies for key in study_keys(config, name)}
+    if others := [key for key in training_keys(config) if key not in studied]:
+        made.append(
+            dg.define_asset_job(
+                OTHER_ARMS,
+                selection=dg.AssetSelection.assets(*others),
+                description="Trains arms that no study names. A trial that is there is reused.",
+            )
+        )
     return {job.name: job for job in made}
+
+
+def training_job(config: Config, asset: dg.AssetKey) -> str:
+    """The job that trains the asset: the first study's that has it, else OTHER_ARMS."""
+    named = (study_job_name(s) for s in config.studies if asset in study_keys(config, s))
+    return next(named, OTHER_ARMS)
 
 
 def keep_current() -> dg.AutomationCondition:

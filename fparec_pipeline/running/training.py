@@ -6,12 +6,10 @@ Here belongs which run trains which trials. How a run is queued and followed is 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import dagster as dg
-
 from fparec_pipeline.config import Config, Trial
-from fparec_pipeline.defs.automation import study_job_name
+from fparec_pipeline.defs.automation import training_job
 from fparec_pipeline.defs.seeds import together
-from fparec_pipeline.defs.training import places, study_keys
+from fparec_pipeline.defs.training import places
 from fparec_pipeline.running.context import Context
 from fparec_pipeline.running.queue import Queue
 from fparec_pipeline.running.reasons import reasons
@@ -55,7 +53,7 @@ def _request(trials: Sequence[Trial], config: Config, device: str, retrain: bool
     asset, partitions = shown[0][0], tuple(str(partition) for _, partition in shown)
     step = {"config": {"retrain": retrain}}
     return Request(
-        job=_job_of(asset, config),
+        job=training_job(config, asset),
         assets=(asset,),
         partitions=partitions,
         config={
@@ -68,12 +66,6 @@ def _request(trials: Sequence[Trial], config: Config, device: str, retrain: bool
             "seed": ", ".join(str(trial.seed) for trial in trials),
         },
     )
-
-
-def _job_of(asset: dg.AssetKey, config: Config) -> str:
-    """The job of the first study that trains the asset."""
-    study = next(name for name in config.studies if asset in study_keys(config, name))
-    return study_job_name(study)
 
 
 def _outcomes(trials: Sequence[Trial], end: Ended, context: Context) -> Iterator[Outcome]:

@@ -11,6 +11,7 @@ import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import TrialId, load_config
+from fparec_pipeline.defs.automation import training_job
 from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.training import places, study_keys, study_partition_keys
 
@@ -179,3 +180,14 @@ def test_each_study_has_a_training_job(defs):
             "exponential_annealing",
         )
     }
+
+
+def test_an_arm_that_no_study_names_has_a_job(tmp_path):
+    data = tiny_root(tmp_path)
+    (tmp_path / "models.toml").write_text('[mine]\nmixer = "average"\n')
+    config = load_config(data)
+    key = dg.AssetKey(["trained", "mine"])
+    made = build_defs(config)
+    job = made.resolve_job_def(training_job(config, key))
+    assert key in job.asset_layer.executable_asset_keys
+    assert training_job(config, dg.AssetKey(["trained", "fparec"])) == "train_table_3"
