@@ -330,7 +330,7 @@ def test_a_table_is_one_run_until_its_content_changes(tracker, client, tmp_path)
 def test_a_run_has_an_address_on_the_local_server(tracker, client, data, config):
     run_id = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "fparec", 0)))
     identity = client.get_experiment_by_name("fparec").experiment_id
-    expected = f"http://127.0.0.1:5000/?workflowType=machine_learning#/experiments/{identity}/runs/{run_id}"
+    expected = f"http://127.0.0.1:5000/#/experiments/{identity}/runs/{run_id}?workflowType=machine_learning"
     assert tracker.run_url(run_id) == expected
 
 
@@ -344,7 +344,8 @@ def test_the_report_is_one_run_until_it_changes_and_a_browser_finds_it(tracker, 
     text = Path(client.download_artifacts(second, "report.html", str(tmp_path))).read_text()
     assert text == "<p>b</p>"
     page = tracker.artifact_url(second, "report.html")
-    assert page == f"{tracker.run_url(second)}/artifacts/report.html"
+    run = tracker.run_url(second).removesuffix("?workflowType=machine_learning")
+    assert page == f"{run}/artifacts/report.html?workflowType=machine_learning"
 
 
 def test_the_addresses_of_all_trials_are_found_by_their_attempts(tracker, client, data, config):

@@ -240,13 +240,20 @@ class Tracker:
     def artifact_url(self, run_id: str, name: str) -> str | None:
         """Where a browser sees the run's artifact, or None when MLflow cannot be reached."""
         page = self.run_url(run_id)
-        return None if page is None else f"{page}/artifacts/{urllib.parse.quote(name)}"
+        if page is None:
+            return None
+        path = f"{page.removesuffix(MODEL_TRAINING)}/artifacts/{urllib.parse.quote(name)}"
+        return path + MODEL_TRAINING
 
     @property
     def home(self) -> str:
         """Where the medians are seen in a browser; the page's start when MLflow is out of reach."""
         there = self.reach(lambda client: self._experiments[MEDIANS])
-        return f"{self.server}/{MODEL_TRAINING}#/experiments/{there}/runs" if there else self.server
+        if not there:
+            return self.server
+        by = urllib.parse.quote("metrics.`test/ndcg_at_10`", safe="")
+        order = f"&orderByKey={by}&orderByAsc=false"  # best first
+        return f"{self.server}/#/experiments/{there}/runs{MODEL_TRAINING}{order}"
 
     @property
     def server(self) -> str:
@@ -255,8 +262,8 @@ class Tracker:
         return re.sub(r"//[^/]*@", "//", self.uri.rstrip("/")) if self._remote else local
 
     def _page(self, run: "Run") -> str:
-        page = f"{self.server}/{MODEL_TRAINING}#/experiments/{run.info.experiment_id}"
-        return f"{page}/runs/{run.info.run_id}"
+        page = f"{self.server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        return page + MODEL_TRAINING
 
     @property
     def _remote(self) -> bool:
