@@ -107,6 +107,26 @@ KINDS = {
 }
 
 
+def accuracy_and_coverage(points: Mapping[str, tuple[float, float]], title: str) -> Figure:
+    """One dot a model: how much of the catalogue it recommends, and how well.
+
+    Args:
+        points: model -> coverage at 10 and NDCG@10, both with the history removed.
+        title: printed above.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for model, (coverage, gain) in points.items():
+        axes.plot(coverage, gain, "o", color="tab:blue")
+        axes.annotate(
+            model, (coverage, gain), xytext=(5, 4), textcoords="offset points", fontsize=8
+        )
+    axes.set(title=title, xlabel="share of the catalogue in some top ten", ylabel="test NDCG@10")
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def forest(rows: Sequence[Estimate], heading: str) -> Figure:
     """Medians with their 95 % intervals, one row a model, the best at the top.
 

@@ -27,7 +27,7 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.overview import overview
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
-from fparec_pipeline.results.plots import learning_curves, svg
+from fparec_pipeline.results.plots import accuracy_and_coverage, learning_curves, svg
 from fparec_pipeline.results.published import command
 from fparec_pipeline.results.significance import Pair, UserRanks, compare
 from fparec_pipeline.results.study_table import COLUMNS, DASH, Block, Line, Table
@@ -88,6 +88,7 @@ def build_report(
         sections=[section.content() for section in sections],
         figures=_figures(data, config, trials),
         curves=_curves(data, config, trials),
+        beyond=_beyond(config, trials),
         trials=_provenance(trials, data, links),
         dash=DASH,
     )
@@ -376,6 +377,24 @@ def _curves(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[s
         if histories:
             title = _title(dataset, config)
             found.append({"title": title, "image": _image(svg(learning_curves(histories, title)))})
+    return found
+
+
+def _beyond(config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
+    """One picture a dataset whose trials have top-k lists: accuracy beside coverage."""
+    columns = ("test_unseen/coverage_at_10", "test_unseen/ndcg_at_10")
+    medians = (
+        trials.filter(~pl.col("stale"))
+        .group_by("dataset", "model")
+        .agg(pl.col(columns).median())
+        .drop_nulls(columns)
+        .sort("dataset", "model")
+    )
+    found = []
+    for (dataset,), rows in medians.group_by("dataset", maintain_order=True):
+        title = _title(str(dataset), config)
+        points = {config.titles.get(arm, arm): (x, y) for _, arm, x, y in rows.iter_rows()}
+        found.append({"title": title, "image": _image(svg(accuracy_and_coverage(points, title)))})
     return found
 
 

@@ -196,3 +196,16 @@ def test_it_is_written_to_the_results_and_equal_trials_give_equal_bytes(data):
     first = write_report(trials_frame(data, load_config(data)), data, load_config(data), {})
     assert path_of(data).read_text(encoding="utf-8") == first
     assert html_of(data) == first
+
+
+def test_accuracy_stands_beside_coverage_where_trials_have_lists(data):
+    config = load_config(data)
+    write_splits(data, "beauty")
+    finished = make_attempt(config, "beauty", "fparec", 0)
+    write_finished(data, finished, {"test_unseen/ndcg_at_10": 0.05})
+    assert 'id="beyond"' not in html_of(data)
+    values = {"test_unseen/ndcg_at_10": 0.05, "test_unseen/coverage_at_10": 0.4}
+    write_finished(data, make_attempt(config, "beauty", "fparec", 1), values)
+    section = html_of(data).partition('<section id="beyond">')[2].partition("</section>")[0]
+    assert section.count("<img") == 1
+    assert "Test NDCG@10 against coverage of the catalogue, Amazon Beauty" in section
