@@ -22,6 +22,7 @@ FAMILIES = (
     "results",
     "store",
     "published",
+    "serving",
     "dev",
 )
 for family in FAMILIES:

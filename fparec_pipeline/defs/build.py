@@ -19,6 +19,12 @@ from fparec_pipeline.defs.currency import currency_check, currency_sensor
 from fparec_pipeline.defs.data import data_assets
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.results import result_assets
+from fparec_pipeline.defs.serving import (
+    refresh_job,
+    refresh_schedule,
+    serving_assets,
+    serving_jobs,
+)
 from fparec_pipeline.defs.training import reference_asset, training_assets
 
 
@@ -29,17 +35,21 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
         config: the datasets, arms and studies that there are assets for.
         resources: in the place of those of the same name.
     """
-    made = jobs(config)
+    made, refresh = jobs(config), refresh_job()
     return dg.Definitions(
         assets=[
             *data_assets(config),
             *training_assets(config),
             reference_asset(config),
             *result_assets(config),
+            *serving_assets(config),
+        ],
+        jobs=[*made.values(), *serving_jobs(), refresh],
+        schedules=[
+            benchmark_schedule(config, made["prepare_data"]),
+            refresh_schedule(config, refresh),
         ],
         asset_checks=[currency_check()],
-        jobs=list(made.values()),
-        schedules=[benchmark_schedule(config, made["prepare_data"])],
         sensors=[
             training_sensor(config, made[study_job_name(SCHEDULED)]),
             keep_current_sensor(),

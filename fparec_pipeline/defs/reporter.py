@@ -51,11 +51,11 @@ class Reporter:
 
     def sync(self, folder: Path) -> str | None:
         """The id of the trial's MLflow run, brought up to date; None without MLflow."""
-        with _uninterrupted():
+        with uninterrupted():
             return self.tracker.sync_trial(folder, self.tags)
 
     def settle_interrupted(self) -> None:
-        with _uninterrupted():
+        with uninterrupted():
             self.tracker.settle_interrupted()
 
 
@@ -103,7 +103,7 @@ def _heeded() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """SIGINT and SIGTERM wait until the block is left, and count then.
 
     Dagster raises them at whatever line runs. Inside of SQLAlchemy that leaves a transaction open,

@@ -31,7 +31,7 @@ def reason(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
         f"check {check.check_name} of {check.asset_key.to_user_string()} failed: "
         f"{check.metadata['message'].value}"
         for check in (event.asset_check_evaluation_data for event in checks)
-        if not check.passed
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
     ]
     if lines:
         return "; ".join(lines)

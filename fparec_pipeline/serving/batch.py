@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fparec_pipeline.config import Source
 from fparec_pipeline.datasets.files import DatasetError, write_atomically
 from fparec_pipeline.serving.answers import MOST_ITEMS
 from fparec_pipeline.serving.histories import (
@@ -277,3 +278,10 @@ def _overlap(old: Path, new: Path) -> tuple[float | None, int]:
     except (pl.exceptions.PolarsError, OSError):
         return None, 0
     return (float(shares["was"].mean()) if shares.height else None), shares.height  # type: ignore[arg-type]
+
+
+def columns_of(source: Source) -> Columns:
+    """What a history of the dataset may call its columns: as its raw file does, or plainly."""
+    own = {name: getattr(source, name, None) for name in ("user", "item", "time")}
+    names = {name: (given, name) if given else (name,) for name, given in own.items()}
+    return Columns(**names)

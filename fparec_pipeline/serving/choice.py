@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from fparec_pipeline.config import REFERENCES, Config, TrialId, known
+from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.medians import ENOUGH_SEEDS, available_medians, leaderboard
 from fparec_pipeline.results.significance import compare
@@ -24,7 +25,7 @@ from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
 METRIC = "valid/ndcg_at_10"  # what also chose the epoch of every trial
 
 
-class NoChampion(RuntimeError):
+class NoChampion(DatasetError):
     """There is no trial to choose, or no champion yet; the message says what to run."""
 
 
@@ -84,8 +85,8 @@ class Choice(BaseModel):
                 "median is provisional."
             )
         sentences += [
-            f"{self.title} is not significantly better than {rival.title} "
-            f"(validation NDCG@10 {self.median:.4f} against {rival.median:.4f}, "
+            f"{self.title} is not {'significantly ' if rival.difference > 0 else ''}better than "
+            f"{rival.title} (validation NDCG@10 {self.median:.4f} against {rival.median:.4f}, "
             f"p {rival.p_holm:.2g}): {rival.cost}."
             for rival in self.rivals
             if not rival.beaten

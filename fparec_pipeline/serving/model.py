@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.serving.topk import EXCLUDED, top_k
 
@@ -30,7 +31,7 @@ WEIGHTS = "model.safetensors"
 USERS_AT_ONCE = 256  # go through the network, and through the catalogue, together
 
 
-class ModelUnusable(RuntimeError):
+class ModelUnusable(DatasetError):
     """A packed model whose files are missing or do not fit together."""
 
 

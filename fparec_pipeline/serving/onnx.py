@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.files import DatasetError, write_atomically
 from fparec_pipeline.models.networks import Network
 from fparec_pipeline.serving.model import PackedModel
 
 LARGEST_BATCH = 1 << 20
 
 
-class OnnxMissing(RuntimeError):
+class OnnxMissing(DatasetError):
     """The packages of the extra `[onnx]` are not installed."""
 
 

@@ -1,0 +1,234 @@
+"""From the leaderboard to recommendations: promote a champion, recommend, serve and export it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from fparec_pipeline.cli.shared import app, console, stop_at
+from fparec_pipeline.config import known, load_config
+from fparec_pipeline.paths import DataRoot
+
+if TYPE_CHECKING:
+    from fparec_pipeline.serving.batch import Wish
+    from fparec_pipeline.serving.champion import Champion
+
+Dataset = Annotated[str, typer.Argument(help="A configured dataset.")]
+Ids = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
+SHOWN = 3  # users whose recommendations are printed
+
+
+@app.command()
+def promote(
+    dataset: Dataset,
+    model: Annotated[
+        str | None, typer.Option(help="The model to take; default: the best on validation.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option(help="Train it once more on all interactions, the test's included.")
+    ] = True,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Go back to the previous champion instead.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Make the best trial of a dataset its champion, and register it in MLflow.
+
+    The validation median over seeds decides, never the test set. The champion of before keeps the
+    alias `previous`.
+
+    Example: fparec promote ml-latest-small
+    """
+    from fparec_pipeline.running.context import open_context
+    from fparec_pipeline.running.here import materialize
+    from fparec_pipeline.serving.champion import read_champion
+
+    data = DataRoot.default().writable()
+    config = load_config(data)
+    known(dataset, config.datasets, "dataset")
+    wanted = {"arm": model or "", "refit": refit, "roll_back": rollback, "device": device}
+    words = f"{dataset}: champion" + (", trained on all interactions" if refit else "")
+    with console.status(words), open_context(data, config) as context:
+        keys = ["champion"] if rollback else ["trials", "champion"]
+        ops = {"champion": {"config": wanted}}
+        stop_at(materialize(keys, context, "promote", partition=dataset, ops=ops))
+    _print_champion(read_champion(dataset, data))
+
+
+@app.command()
+def recommend(
+    dataset: Dataset,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Items a user.")] = 10,
+    exclude_seen: Annotated[
+        bool,
+        typer.Option("--exclude-seen/--include-seen", help="Leave out what the user has chosen."),
+    ] = True,
+    users: Annotated[
+        Path | None,
+        typer.Option(help="Only these users: a .txt with an id a line, or a CSV or parquet file."),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or parquet with user, item and perhaps time: newer histories, new users."
+        ),
+    ] = None,
+    allow: Annotated[Path | None, typer.Option(help="Only these items; a file as --users.")] = None,
+    block: Annotated[Path | None, typer.Option(help="Not these items; a file as --users.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The parquet file; default: the asset's own in the data root."),
+    ] = None,
+) -> None:
+    """Write the champion's best items for every user of a dataset, as parquet.
+
+    Columns: user, rank, item, score, by the ids of the source. Without --out and --users the asset
+    `recommendations` is materialised, and its check compares the file with the histories.
+
+    Example: fparec recommend ml-latest-small --top 10
+    """
+    from fparec_pipeline.serving.batch import Wish, samples
+
+    data = DataRoot.default()
+    config = load_config(data)
+    known(dataset, config.datasets, "dataset")
+    wish = Wish(top, exclude_seen, users, history, allow, block)
+    if out is None and users is None:
+        target = _materialized(dataset, wish, data)
+    else:
+        target = _written(dataset, wish, out or Path(f"recommendations-{dataset}.parquet"), data)
+    console.print(f"Recommendations: {target}", markup=False, highlight=False, soft_wrap=True)
+    for user, items in samples(target, SHOWN):
+        console.print(f"  {user}: {', '.join(items)}", markup=False, highlight=False)
+
+
+@app.command()
+def serve(
+    dataset: Dataset,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
+) -> None:
+    """Answer requests with the champion, through `mlflow models serve`, until Ctrl-C.
+
+    The server listens on 127.0.0.1 only and asks for no password. It keeps the champion it was
+    started with: start it again after a promotion.
+
+    Example: curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d
+    '{"dataframe_records": [{"history": ["296", "318"]}], "params": {"k": 5}}'
+    """
+    from fparec_pipeline.running.servers import serve_model
+    from fparec_pipeline.tracking import Tracker
+    from fparec_pipeline.tracking.registry import Registry
+
+    data = DataRoot.default()
+    known(dataset, load_config(data).datasets, "dataset")
+    with console.status(f"{dataset}: the champion in MLflow's registry"):
+        version = Registry(Tracker(None, data)).sync(dataset)
+    if version is None:
+        stop_at("MLflow cannot be reached, and the model is served from its registry.")
+    raise typer.Exit(serve_model(data, dataset, port))
+
+
+@app.command("export")
+def export_model(
+    dataset: Dataset,
+    to: Annotated[Path, typer.Option(help="The ONNX file; a table of its items goes beside it.")],
+) -> None:
+    """Write the champion as an ONNX file, for those who serve it elsewhere.
+
+    Needs the extra `[onnx]`. The graph maps item numbers (batch × length, right-aligned, 0 as
+    padding) to the scores of all items; which column is which item stands in the table beside it.
+
+    Example: fparec export ml-latest-small --to champion.onnx
+    """
+    from fparec_pipeline.serving.champion import load_champion
+    from fparec_pipeline.serving.onnx import export_onnx
+
+    data = DataRoot.default()
+    known(dataset, load_config(data).datasets, "dataset")
+    with console.status("ONNX"):
+        for path in export_onnx(load_champion(dataset, data), to):
+            typer.echo(path)
+
+
+def _materialized(dataset: str, wish: "Wish", data: DataRoot) -> Path:
+    from fparec_pipeline.running.context import open_context
+    from fparec_pipeline.running.here import materialize
+
+    files = {
+        name: str(path.resolve())
+        for name in ("history", "allow", "block")
+        if (path := getattr(wish, name))
+    }
+    wanted = {"k": wish.k, "exclude_seen": wish.exclude_seen, **files}
+    with console.status(f"{dataset}: recommendations"), open_context(data) as context:
+        ops = {"recommendations": {"config": wanted}}
+        stop_at(materialize(["recommendations"], context, "recommend", partition=dataset, ops=ops))
+    return data.recommendations(dataset)
+
+
+def _written(dataset: str, wish: "Wish", target: Path, data: DataRoot) -> Path:
+    from fparec_pipeline.serving.batch import (
+        columns_of,
+        prepare,
+        problems,
+        write_recommendations,
+    )
+    from fparec_pipeline.serving.champion import load_champion
+
+    model = load_champion(dataset, data)
+    columns = columns_of(load_config(data).datasets[dataset].active_source)
+    prepared = prepare(model, data.splits(dataset), wish, columns)
+    with _bar(f"{dataset}: users") as (bars, task):
+        summary = write_recommendations(
+            model,
+            prepared,
+            wish,
+            target,
+            lambda done, users: bars.update(task, completed=done, total=users),
+        )
+    if found := problems(target, model, prepared, wish):
+        stop_at(f"{target}: {'; '.join(found)}")
+    if summary.unknown_interactions:
+        console.print(
+            "Interactions with items that the champion does not know, left out: "
+            f"{summary.unknown_interactions:,}"
+        )
+    if summary.by_popularity:
+        console.print(
+            "Users without a known history, who get the most popular items: "
+            f"{summary.by_popularity:,}"
+        )
+    return target
+
+
+def _print_champion(champion: "Champion") -> None:
+    choice = champion.choice
+    lines = [
+        f"Champion of {champion.dataset}: {champion.title}, seed {champion.seed} "
+        f"(validation NDCG@10 {choice.median:.4f}, median of {len(choice.seeds)} seeds)",
+        champion.note,
+        *choice.doubts,
+        f"Recommend:  fparec recommend {champion.dataset}",
+        f"Serve:      fparec serve {champion.dataset}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+
+
+class _bar:  # noqa: N801  a context manager that reads as one
+    """A progress bar of one task."""
+
+    def __init__(self, words: str) -> None:
+        self.bars = Bars(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+        )
+        self.words = words
+
+    def __enter__(self) -> tuple[Bars, Any]:
+        self.bars.start()
+        return self.bars, self.bars.add_task(self.words, total=None)
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
