@@ -94,7 +94,8 @@ def test_every_asset_says_what_it_is(defs, data):
     studies = {f"{study}_arms" for study in config.variants.values()}
     others = {"raw", "splits", "references", "trials", "medians", "leaderboard"}
     results = {"table_1", "table_2", "figure_1", "figure_3", "figure_4", "report", *config.studies}
-    assert {key.to_user_string() for key in specs} == others | results | {
+    serving = {"champion", "recommendations"}
+    assert {key.to_user_string() for key in specs} == others | results | serving | {
         f"trained/{name}" for name in arms | studies
     }
     for spec in specs.values():
