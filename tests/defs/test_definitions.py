@@ -84,7 +84,7 @@ def test_a_table_has_no_partitions(defs):
     assert asset(defs, "table_3").partitions_def is None
 
 
-GROUPS = ("data", "benchmark_arms", "study_arms", "results", "tables", "figures")
+GROUPS = ("data", "benchmark_arms", "study_arms", "results", "tables", "figures", "serving")
 
 
 def test_every_asset_says_what_it_is(defs, data):
