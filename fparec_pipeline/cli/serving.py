@@ -117,7 +117,7 @@ def serve(
     Example: curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d
     '{"dataframe_records": [{"history": ["296", "318"]}], "params": {"k": 5}}'
     """
-    from fparec_pipeline.running.servers import serve_model
+    from fparec_pipeline.running.model_server import serve_model
     from fparec_pipeline.tracking import Tracker
     from fparec_pipeline.tracking.registry import Registry
 

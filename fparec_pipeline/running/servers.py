@@ -16,7 +16,6 @@ from fparec_pipeline.paths import DataRoot, dagster_home
 from fparec_pipeline.running.context import open_instance
 from fparec_pipeline.running.home import prepare_dagster_home
 from fparec_pipeline.tracking import PAGE, Tracker
-from fparec_pipeline.tracking.registry import CHAMPION, model_name
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.5
@@ -75,32 +74,8 @@ def serve(
     mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--workers", "1"]
     commands = [dagster] if remote else [dagster, mlflow]
-    try:
-        return _until_one_ends(commands, environment)
-    finally:
-        with open_instance(data) as instance:  # the next command serves the queue at once
-            instance.wipe_daemon_heartbeats()
-
-
-def serve_model(data: DataRoot, dataset: str, port: int) -> int:
-    """Serve the dataset's champion from MLflow's registry until a signal; the exit status."""
-    require_free(port, "--port")
-    tracker = Tracker(None, data)
-    environment = os.environ | {"MLFLOW_TRACKING_URI": tracker.uri}
-    environment |= {
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [str(Path(sys.executable).parent / "mlflow"), "models", "serve"]
-    command += ["-m", f"models:/{model_name(dataset)}@{CHAMPION}", "--env-manager", "local"]
-    command += ["-h", HOST, "-p", str(port), "--workers", "1"]
-    return _until_one_ends([command], environment)
-
-
-def _until_one_ends(commands: list[list[str]], environment: dict[str, str]) -> int:
-    """Run the servers until a signal or until one of them ends; returns the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     servers: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
@@ -120,7 +95,9 @@ def _until_one_ends(commands: list[list[str]], environment: dict[str, str]) -> i
     except KeyboardInterrupt:
         return 0
     finally:
-        _end(servers)
+        end(servers)
+        with open_instance(data) as instance:  # the next command serves the queue at once
+            instance.wipe_daemon_heartbeats()
 
 
 def _answers(address: str) -> bool:
@@ -131,11 +108,13 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler that raises KeyboardInterrupt."""
     raise KeyboardInterrupt
 
 
-def _end(servers: list[subprocess.Popen[bytes]]) -> None:
+def end(servers: list[subprocess.Popen[bytes]]) -> None:
+    """Interrupt the servers, and kill what is left of their sessions after GRACE_SECONDS."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave one behind
     for server in servers:
