@@ -62,6 +62,7 @@ def ray_cluster(workers: int = 0) -> Iterator[Cluster]:
                 for _ in range(workers or 1):
                     start("--address", f"{HOST}:{port}", "--num-cpus", "1")
                 wait_until(lambda: alive_nodes(cluster.address) == len(nodes), "all nodes are up")
+                wait_until(lambda: takes_jobs(cluster.address), "an agent takes jobs")
                 yield cluster
             finally:
                 for node in nodes:
@@ -69,6 +70,16 @@ def ray_cluster(workers: int = 0) -> Iterator[Cluster]:
                         process.kill()
                     node.kill()
                     node.wait()
+
+
+def takes_jobs(address: str) -> bool:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        JobSubmissionClient(address).submit_job(entrypoint="true")
+    except RuntimeError:  # the nodes are there a while before their agents
+        return False
+    return True
 
 
 def alive_nodes(address: str) -> int:

@@ -81,8 +81,10 @@ def mlflow_statuses(data: DataRoot) -> list[str]:
     from fparec_pipeline.tracking import default_uri
 
     client = MlflowClient(tracking_uri=default_uri(data))
-    experiment = client.get_experiment_by_name("fparec").experiment_id
-    runs = client.search_runs([experiment], "tags.trained = 'true'")
+    experiment = client.get_experiment_by_name("fparec")
+    if experiment is None:
+        return []
+    runs = client.search_runs([experiment.experiment_id], "tags.trained = 'true'")
     return [run.info.status for run in runs]
 
 
