@@ -1,11 +1,11 @@
-# make install | quickstart | test | test-faults | test-browser | test-cluster | reliability | audit | lint | dev | bench
+# make install | quickstart | test | test-faults | test-browser | test-cluster | reliability | wheel | docs | audit | lint | dev | bench
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-faults test-browser test-cluster reliability audit lint dev bench
+.PHONY: install quickstart test test-faults test-browser test-cluster reliability wheel docs audit lint dev bench
 
 install: $(STAMP)
 
@@ -37,6 +37,14 @@ test-cluster: install
 test-browser: install
 	command -v chromium >/dev/null || (apt-get update && apt-get install -y chromium)
 	$(BIN)/pytest -m browser tests/browser
+
+# What a user installs: without a checkout, from an empty folder.
+wheel: install
+	PYTHON=$(abspath $(BIN)/python) .ci/wheel
+
+# --strict: a link or a name that leads nowhere fails. The site is written to build/site.
+docs: install
+	$(BIN)/mkdocs build --strict --quiet
 
 # Against PyPI's vulnerability database where it can be had: where it knows of one that is known.
 # --strict: what it could not look up fails too.
