@@ -44,7 +44,7 @@ wheel: install
 
 # --strict: a link or a name that leads nowhere fails. The site is written to build/site.
 docs: install
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 # Against PyPI's vulnerability database where it can be had: where it knows of one that is known.
 # --strict: what it could not look up fails too.

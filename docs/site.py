@@ -13,7 +13,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
 IMAGES = "benchmarks/images/*.png"
-LINK = re.compile(r"(\]\()([^)#:\s]+)")
+LINK = re.compile(r"(!?\[)([^\]]*)\]\(([^)#:\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -26,16 +26,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to another page of the site lead there; links to other files become code."""
+    """Links to pages of the site lead there; of links to other files in the repository the path stays.
+
+    A link that leads nowhere is left as it is, so that the strict build fails.
+    """
     source = page.file.src_uri
-    folder = ROOT if source in OUTSIDE else ROOT / "docs"
-    here = folder / Path(source).parent if source in OUTSIDE else (ROOT / "docs" / source).parent
+    place = ROOT / source if source in OUTSIDE else ROOT / "docs" / source
+    up = "../" * source.count("/")
 
     def moved(link: re.Match[str]) -> str:
-        target = (here / link[2]).resolve()
-        name = target.relative_to(ROOT).as_posix() if target.is_relative_to(ROOT) else link[2]
-        name = name.removeprefix("docs/")
-        up = "../" * source.count("/")
-        return link[1] + up + name
+        opening, text, to, anchor = link.groups()
+        target = (place.parent / to).resolve()
+        if not target.is_relative_to(ROOT):
+            return link[0]
+        name = target.relative_to(ROOT).as_posix()
+        uri = name.removeprefix("docs/")
+        if target.exists() and files.get_file_from_path(uri) is None:
+            return f"{text} (`{name}`)" if text != name else f"`{name}`"
+        return f"{opening}{text}]({up}{uri}{anchor or ''})"
 
     return LINK.sub(moved, markdown)

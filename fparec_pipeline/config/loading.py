@@ -31,6 +31,13 @@ def load_config(data: DataRoot | None = None) -> Config:
 
     Raises:
         ConfigError: a file that is no TOML, an unknown key, a value of the wrong type.
+
+    Examples:
+        >>> config = load_config()
+        >>> config.datasets["beauty"].core
+        5
+        >>> config.trial("beauty", "fparec", seed=0).hyperparameters.k
+        20
     """
     root = (data or DataRoot.default()).root
     arms = _layered("models.toml", root)

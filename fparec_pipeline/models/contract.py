@@ -34,6 +34,10 @@ def check_mixer(h: Hyperparameters) -> None:
     Checked: shapes, finite outputs, causality, that the content of padding and the number of
     padded positions do not matter, that users do not mix, and `last_only`.
 
+    Examples:
+        >>> from fparec_pipeline.config import load_config
+        >>> check_mixer(load_config().hyperparameters("beauty", "fparec"))
+
     Raises:
         ContractBroken: it does not.
         ConfigError: it cannot be imported.

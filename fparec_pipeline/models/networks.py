@@ -39,6 +39,16 @@ class Network(nn.Module):
 
 
 def build_network(h: Hyperparameters, n_items: int) -> Network:
-    """The network that the hyper-parameters name, freshly initialised."""
+    """The network that the hyper-parameters name, freshly initialised.
+
+    Examples:
+        >>> import torch
+        >>> from fparec_pipeline.config import load_config
+        >>> h = load_config().hyperparameters("beauty", "fparec")
+        >>> network = build_network(h, n_items=100)
+        >>> items = torch.randint(1, 101, (h.n, 4))  # (L, b): four users
+        >>> (network(items, last_only=True) @ network.output_weights().T).shape  # their scores
+        torch.Size([1, 4, 100])
+    """
     network: Network = load(h.network, NETWORKS)(h, n_items)
     return network

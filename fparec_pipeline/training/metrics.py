@@ -57,6 +57,10 @@ def per_target(ranks: np.ndarray, metric: str) -> np.ndarray:
 
     Raises:
         ValueError: no such metric.
+
+    Examples:
+        >>> per_target(np.array([1, 3, 11]), "ndcg_at_10").tolist()
+        [1.0, 0.5, 0.0]
     """
     name = metric.rpartition("/")[2]
     if name not in METRICS:
@@ -84,6 +88,10 @@ def metrics_from_ranks(ranks: np.ndarray, users: np.ndarray | None = None) -> di
         ranks: (targets,).
         users: (targets,) whose they are: a user's targets are averaged first, so that users weigh
             alike. None: each is another user's.
+
+    Examples:
+        >>> metrics_from_ranks(np.array([1, 3, 11, 60]))["hr_at_10"]
+        0.5
     """
     users = np.arange(len(ranks)) if users is None else users
     return {name: float(by_user(per_target(ranks, name), users).mean()) for name in METRICS}
