@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to pages of the site lead there; of links to other files in the repository the path stays.
+    """Links to pages of the site lead there; of links to other files the path stays.
 
     A link that leads nowhere is left as it is, so that the strict build fails.
     """
