@@ -68,6 +68,20 @@ def test_add_guesses_and_writes_an_entry_that_loads(root, tmp_path):
     assert load_config(DataRoot(root)).datasets["my-orders"].core == 3
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("customer_id", "order", "sku", "ordered_at"),
+        ("visitorId", "format", "productId", "viewedAt"),
+        ("user", "stat", "article", "event_time"),
+    ],
+)
+def test_add_guesses_what_shops_call_their_columns(root, tmp_path, header):
+    assert fparec("add", exported(tmp_path / "o.csv", header=header), "--yes").exit_code == 0
+    source = load_config(DataRoot(root)).datasets["o"].active_source
+    assert (source.user, source.item, source.time) == (header[0], header[2], header[3])
+
+
 @pytest.mark.parametrize("separator", [",", ";", "|", "::"])
 def test_add_finds_the_separator(root, tmp_path, separator):
     file = exported(tmp_path / "o.csv", separator, ("user_id", "title", "movieId", "timestamp"))

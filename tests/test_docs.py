@@ -55,6 +55,11 @@ def test_every_command_and_option_is_documented(name, options):
     assert not [option for option in options if f"`{option}`" not in section]
 
 
+def test_no_command_is_documented_that_is_not_there():
+    documented = re.findall(r"^### `(.+)`$", page("commands.md"), re.MULTILINE)
+    assert set(documented) == {name for name, _ in commands()}
+
+
 def rows(text: str, heading: str) -> dict[str, list[str]]:
     """First cell without ticks → the other cells, of the table rows of a section."""
     found = {}
@@ -120,6 +125,21 @@ def test_the_examples_in_docstrings_run(name):
     result = doctest.testmod(importlib.import_module(f"fparec_pipeline.{name}"))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def pages_on_github():
+    return [*CHECKOUT.glob("*.md"), *DOCS.glob("*.md"), *(CHECKOUT / "benchmarks").glob("*.md")]
+
+
+def test_every_link_between_files_leads_somewhere():
+    missing = []
+    for path in pages_on_github():
+        outside = path.parent if path.name != "index.md" else CHECKOUT
+        for target in re.findall(r"\]\(([^)#:\s]+)[^):]*\)", path.read_text(encoding="utf-8")):
+            places = (path.parent / target, outside / target)  # index.md is a page of the site only
+            if not any(place.exists() for place in places):
+                missing.append(f"{path.name}: {target}")
+    assert not missing
 
 
 def test_the_readme_stays_short():

@@ -21,7 +21,18 @@ HEAD_BYTES = 1 << 16
 # Words of a column's name, the likelier first.
 NAMES = {
     "user": ("user", "customer", "reviewer", "visitor", "session", "member", "uid", "client"),
-    "item": ("item", "product", "movie", "asin", "article", "business", "track", "book", "iid"),
+    "item": (
+        "item",
+        "product",
+        "movie",
+        "asin",
+        "article",
+        "business",
+        "track",
+        "book",
+        "sku",
+        "iid",
+    ),
     "time": ("timestamp", "unixreviewtime", "time", "ts", "date", "created", "day"),
 }
 
@@ -67,7 +78,7 @@ def _named(columns: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, words in NAMES.items():
         free = [column for column in columns if column not in found.values()]
-        plain = {column: re.sub(r"[^a-z]", "", column.lower()) for column in free}
+        plain = {column: _letters(column) for column in free}
         for word in words:
             # A column that is the word, or the word with id, is likelier than one that holds it.
             exact = [c for c, p in plain.items() if p in (word, f"{word}id", f"id{word}")]
@@ -76,3 +87,9 @@ def _named(columns: list[str]) -> dict[str, str]:
                 found[key] = (exact or holding)[0]
                 break
     return found
+
+
+def _letters(column: str) -> str:
+    """The letters of a name, in lower case; ordered_at and orderedAt are named as times are."""
+    named = re.sub(r"(_at|(?<=[a-z])At)$", "timestamp", column)
+    return re.sub(r"[^a-z]", "", named.lower())
