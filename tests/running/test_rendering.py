@@ -13,6 +13,7 @@ from fparec_pipeline.running.rendering import outdated, render
 from fparec_pipeline.running.reporting import report_missing
 from fparec_pipeline.training.record import trial_folders
 
+JOB = "train_benchmark"
 LINK = "http://127.0.0.1:5000/#/experiments/1/runs/2"
 
 
@@ -77,13 +78,13 @@ def test_everything_is_rendered_once(context):
 
 
 def test_a_trial_that_came_without_splits_is_reused_with_a_word(context):
-    assert materialize(["trained/fparec"], context, partition=trial(0)) is None
+    assert materialize(["trained/fparec"], context, JOB, partition=trial(0)) is None
     found = newest(context, ["trained", "fparec"], trial(0)).metadata
     assert "retrain" in found["reused"].value
-    assert materialize(["references"], context, partition="tiny") is None
+    assert materialize(["references"], context, "prepare_data", partition="tiny") is None
 
 
 def test_one_that_has_to_be_trained_says_what_is_missing(context):
-    error = materialize(["trained/sasrec"], context, partition=trial(0))
+    error = materialize(["trained/sasrec"], context, JOB, partition=trial(0))
     assert error.startswith(str(context.data.splits("tiny")))
     assert "Failure" not in error

@@ -14,6 +14,7 @@ PLACES = {
     "trained/table_6_arms": "ml-latest-small|fparec_blocks2·0",
     "trained/sequence_length_arms": "ml-latest-small|fparec_short·0",
     "trained/position_embedding_arms": "ml-latest-small|fparec_without_position·0",
+    "trained/formulation_arms": "ml-latest-small|fparec_ours·0",
 }
 
 
