@@ -111,6 +111,23 @@ def test_every_key_is_documented(kind, pages):
     assert not undocumented
 
 
+def test_dagsters_page_is_described():
+    """Groups, checks, jobs, schedules and sensors: whatever has a name on the page."""
+    from fparec_pipeline.defs.build import build_defs
+
+    definitions = build_defs(PACKAGED)
+    graph = definitions.resolve_asset_graph()
+    repository = definitions.get_repository_def()
+    names = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    names |= {key.name for key in graph.asset_check_keys}
+    names |= {schedule.name for schedule in repository.schedule_defs}
+    names |= {sensor.name for sensor in repository.sensor_defs}
+    jobs = set(repository.job_names)
+    names |= {job for job in jobs if job.partition("train_")[2] not in PACKAGED.studies}
+    text = page("dagster.md") + page("recommendations.md")
+    assert not sorted(name for name in names if f"`{name}`" not in text and name[:2] != "__")
+
+
 def test_the_examples_of_models_load(tmp_path):
     model, study = re.findall(r"```toml\n(.*?)```", page("models.md"), re.DOTALL)
     (tmp_path / "models.toml").write_text(model, encoding="utf-8")

@@ -180,8 +180,8 @@ def _train(
 
 def _print_next_steps() -> None:
     console.print(
-        "\nSee the assets:  make dev, then http://127.0.0.1:3000 (Dagster)\n"
-        "See the runs:    make dev, then http://127.0.0.1:5000 (MLflow)\n"
+        "\nAssets and runs: fparec dev, then http://127.0.0.1:3000 (Dagster) and\n"
+        "                 http://127.0.0.1:5000 (MLflow)\n"
         "The report:      fparec report, one HTML file\n"
         "The paper's five datasets:  fparec run --datasets beauty,toys,sports,yelp,ml-1m --jobs 2",
         highlight=False,
