@@ -155,7 +155,7 @@ def test_the_run_ends_with_the_leaderboard_and_how_to_go_on(history):
 
 def test_a_second_call_trains_nothing(history):
     assert history.again.returncode == 0, history.again.stderr
-    assert "there already" in history.again.stdout
+    assert "finished already" in history.again.stdout
     assert history.trained_again == history.trained
 
 
@@ -310,7 +310,7 @@ def test_run_tells_dagster_of_a_trial_whose_command_was_killed_before_it_could(
     shutil.copytree(history.data.trial("tiny", "fparec", 0), data.trial("tiny", "fparec", 0))
     run = ("run", "--datasets", "tiny", "--models", "fparec", "--seeds", "0")
     code, output, _ = main(data, monkeypatch, capsys, *run)
-    assert code == 0 and "All trials are there already." in output
+    assert code == 0 and "All trials are finished already." in output
     with open_instance(data) as on:
         shown = materialization(on, "fparec", 0).metadata["test/hr_at_10"].value
     assert shown == records(history.data)["fparec", 0].metrics["test/hr_at_10"]

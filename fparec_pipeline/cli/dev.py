@@ -18,8 +18,8 @@ def dev(
     Prints the address of each when both answer. MLflow's leads to the medians: filter by dataset
     and sort by a metric's column.
 
-    Both listen on 127.0.0.1 only: neither asks who is there, so whoever reaches the ports can
-    start runs and read all results.
+    Both bind to 127.0.0.1 and have no authentication: anyone who can reach the ports can start
+    runs and read all results.
     """
     from fparec_pipeline.running.servers import serve
 

@@ -138,7 +138,7 @@ def export_model(
     """Write the champion as an ONNX file, for those who serve it elsewhere.
 
     Needs the extra `[onnx]`. The graph maps item numbers (batch × length, right-aligned, 0 as
-    padding) to the scores of all items; which column is which item stands in the table beside it.
+    padding) to the scores of all items; a table beside the file says which column is which item.
 
     Example: fparec export ml-latest-small --to champion.onnx
     """

@@ -19,9 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Positional attention for sequential recommendation: data, training and honest tables.\n\n"
-    "A trial is one (dataset, model, seed). Its finished folder under data/trials is the fact; "
-    "the tables, Dagster's page and MLflow's runs are made from it. All commands reuse what is "
-    "there.",
+    "A trial is one (dataset, model, seed). Tables, Dagster's page and MLflow's runs are made from "
+    "the finished folders under data/trials. All commands reuse what is finished.",
 )
 console = Console()
 

@@ -26,7 +26,7 @@ def status(
     """Which trials are done, running, interrupted, stale or missing.
 
     Stale: finished, but today's configuration, training code or splits would give another trial.
-    Stale trials stand in no table; `fparec run` trains them anew.
+    Tables leave stale trials out; `fparec run` trains them again.
     """
     from fparec_pipeline.results.trials import trial_status
 
@@ -71,7 +71,7 @@ def clean(
 ) -> None:
     """Delete interrupted trials with their checkpoints, and stale trials, after asking.
 
-    Nothing that stands in a table is touched, and nothing that is running.
+    Trials that tables show are never touched, nor trials that are running.
     """
     from fparec_pipeline.results.trials import disposable
 

@@ -137,7 +137,7 @@ def _train(
     from fparec_pipeline.running.training import train
 
     if not trials:
-        console.print("All trials are there already.")
+        console.print("All trials are finished already.")
         return []
     if daemon_is_alive(context.instance):
         console.print("The runs go through the queue of `fparec dev`, with its limits.")
