@@ -7,7 +7,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +59,19 @@ def ray_cluster(workers: int = 0) -> Iterator[Cluster]:
                 start(*head)
                 cluster = Cluster(f"http://{HOST}:{dashboard}", nodes)
                 wait_until(lambda: answers(f"{cluster.address}/api/version"), "Ray's dashboard")
-                for _ in range(workers or 1):
+                for _ in range(workers or 1):  # one after the other: they choose ports by looking
                     start("--address", f"{HOST}:{port}", "--num-cpus", "1")
-                wait_until(lambda: alive_nodes(cluster.address) == len(nodes), "all nodes are up")
+                    wait_until(
+                        lambda: alive_nodes(cluster.address) == len(nodes), "another node is up"
+                    )
                 wait_until(lambda: takes_jobs(cluster.address), "an agent takes jobs")
                 yield cluster
             finally:
                 for node in nodes:
-                    for process in [*psutil.Process(node.pid).children(recursive=True)]:
-                        process.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        for process in psutil.Process(node.pid).children(recursive=True):
+                            with suppress(psutil.NoSuchProcess):
+                                process.kill()
                     node.kill()
                     node.wait()
 
