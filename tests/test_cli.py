@@ -318,8 +318,8 @@ def test_run_tells_dagster_of_a_trial_whose_command_was_killed_before_it_could(
 
 def test_sync_shows_copied_trials_once(copied, monkeypatch, capsys):
     # Each in its arm's own asset; both are arms of the study of position embeddings, and FPARec
-    # is Table 6's arm of two blocks.
-    for missing in ("5 materializations", "0 materializations"):
+    # is Table 6's arm of two blocks and the study of the formulation's own.
+    for missing in ("6 materializations", "0 materializations"):
         code, output, _ = main(copied, monkeypatch, capsys, "sync")
         assert code == 0
         assert missing in output
