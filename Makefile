@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/fparec run --datasets ml-latest-small --jobs 2
 
+# A file's tests stay in one process, so that what they share is made once.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-faults: install
 	$(BIN)/pytest -m fault

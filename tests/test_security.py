@@ -121,7 +121,7 @@ def test_others_may_read_what_the_umask_lets_them_read_and_write_nothing(tmp_pat
     subprocess.run([sys.executable, "-c", script, str(data.root)], check=True, umask=0o022)
     files = [path for path in (data.root / "raw").rglob("*") if path.is_file()]
     files += data.splits("tiny").rglob("*")
-    assert len(files) == 8
+    assert {"inputs.json", "stats.json", "train.parquet"} <= {path.name for path in files}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
 
 
@@ -136,7 +136,8 @@ def test_a_data_root_that_is_a_file_is_one_clear_line(command, tmp_path):
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"Error: [Errno 20] Not a directory: '{root}")
+    assert last.startswith("Error: ")
+    assert str(root) in last
 
 
 def test_a_root_that_nobody_may_write_and_a_file_that_cannot_be_read_are_clear_lines(tmp_path):

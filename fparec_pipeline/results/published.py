@@ -215,7 +215,7 @@ def _write_trial(
             "folder back from the repository."
         )
     values = row | {name: json.loads(row[name]) for name in JSON_COLUMNS} | {"published": True}
-    attempt = Attempt.model_validate(values)
+    attempt = Attempt.model_validate(_keys_of(Attempt, values))
     with lock_trial(folder):
         write_parquet(folder / RANKS, _smallest(ranks))
         files = [RANKS]
@@ -224,10 +224,15 @@ def _write_trial(
             files.append(HISTORY)
         write_sealed(folder / ATTEMPT, attempt)
         sums = {name: sha256(folder / name) for name in files}
-        record = TrialRecord.model_validate(
-            values | {"metrics": computed | published, "files": sums}
-        )
+        values |= {"metrics": computed | published, "files": sums}
+        record = TrialRecord.model_validate(_keys_of(TrialRecord, values))
         write_sealed(folder / RECORD, record)
+
+
+def _keys_of(kind: type[Attempt], values: dict[str, Any]) -> dict[str, Any]:
+    """The values that a record of this kind has: a published row has columns of its own too."""
+    keys = {field.alias or name for name, field in kind.model_fields.items()}
+    return {key: value for key, value in values.items() if key in keys}
 
 
 def _agree(computed: dict[str, float], published: dict[str, float]) -> bool:

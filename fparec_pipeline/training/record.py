@@ -78,7 +78,8 @@ class TrialLocked(RuntimeError):
 class Attempt(BaseModel):
     """What is known when a trial starts: the content of `attempt.json`."""
 
-    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+    # An unknown key is damage: a bit may have flipped in the name of `checksum`, which is optional.
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True, extra="forbid")
 
     attempt: str  # uuid, hex
     dataset: str
