@@ -24,10 +24,12 @@ test: install
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-faults: install
-	$(BIN)/pytest -m fault
+	$(BIN)/pytest -m 'fault and not cluster'
 	$(BIN)/python tests/faults/coverage_guided.py
 
+# The page has the cluster's rows too.
 reliability: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray]'
 	$(BIN)/pytest -m fault --reliability
 
 test-cluster: install
