@@ -23,7 +23,7 @@ import logging, resource
 from pathlib import Path
 from tiny import tiny_splits, tiny_trial
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training import loss, matmul, trial
+from fparec_pipeline.training import blocks, matmul, trial
 
 def limit(soft):
     resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
@@ -39,7 +39,7 @@ class Limiting(trial.Silent):
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 matmul.PREFERS_ONEDNN = False  # which takes another block for itself
-loss.BLOCK_BYTES = int(sys.argv[5]) << 20
+blocks.BLOCK_BYTES = int(sys.argv[5]) << 20
 trial.checkpoint_interval = lambda seconds: -1.0
 splits, changes = tiny_splits(**eval(sys.argv[2])), eval(sys.argv[3])
 try:
