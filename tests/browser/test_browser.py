@@ -104,6 +104,10 @@ def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
     page.goto((root / "results" / "report.html").as_uri())
     sync_api.expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
     screenshot(page, "report")
+    page.set_viewport_size({"width": 700, "height": 900})
+    contents = page.get_by_role("navigation", name="Contents")
+    assert contents.evaluate("nav => nav.scrollWidth <= nav.clientWidth")  # no link is cut off
+    page.set_viewport_size({"width": 1440, "height": 900})
     table = page.locator("#benchmark table, #table_3 table").first
     head = table.locator("th").nth(1)
     head.get_by_role("button").focus()
