@@ -1,5 +1,6 @@
 """Makes the helpers beside this file importable, and keeps the caller's environment out."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -40,4 +41,16 @@ def _own_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name in ("FPAREC_DATA", "FPAREC_MIRROR", PAGE, "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
             environment.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_instance_of_another_module() -> Iterator[None]:
+    """Dagster remembers an instance of which only a weak reference is left when two overlapped."""
+    if "dagster" not in sys.modules:
+        yield
+        return
+    from dagster._core.storage.defs_state.base import set_defs_state_storage
+
+    with set_defs_state_storage(None):
         yield
