@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nasty import HEADER, LINES, SOURCES, files, good_rows, packed, text_of, zipped
 from raw_formats import naive_core, naive_sequences
@@ -182,6 +182,7 @@ def lines_in(reader, text):
 @pytest.mark.fault("rows")
 @pytest.mark.parametrize("reader", SMALL)
 @given(edits=EDITS)
+@example(edits=[(0.0, 1, b"::")])  # of MovieLens, a row without user and item
 @settings(max_examples=80)
 def test_of_a_mutated_text_every_row_is_kept_or_set_aside_or_the_file_is_refused(reader, edits):
     header = HEADER if reader == "csv" else b""
