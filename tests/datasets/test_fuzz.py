@@ -154,6 +154,7 @@ PIECES = st.one_of(
 )
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), PIECES), min_size=1, max_size=6)
 
+SEPARATORS = {"csv": ",", "movielens": "::"}
 WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
@@ -168,21 +169,27 @@ def edited(content, edits):
 
 
 def lines_in(reader, text):
-    """How many rows a naive reading finds in the text; None where lines are not rows."""
+    """How many rows a naive reading finds in the text; None where lines are not rows.
+
+    A line of separators alone is no row.
+    """
     text = text.removeprefix(b"\xef\xbb\xbf")
-    if reader == "csv":
-        if b'"' in text:
-            return None
-        lines = text.decode(errors="replace").split("\n")
-        return sum(bool(line.removesuffix("\r").replace(",", "")) for line in lines) - 1
-    encoding = "latin-1" if reader == "movielens" else "utf-8"
-    return sum(bool(line.strip(WHITE)) for line in text.decode(encoding, "replace").split("\n"))
+    if reader == "csv" and b'"' in text:
+        return None
+    lines = text.decode("latin-1" if reader == "movielens" else "utf-8", "replace").split("\n")
+    if reader in SEPARATORS:
+        rows = [line.removesuffix("\r").replace(SEPARATORS[reader], "") for line in lines]
+    else:
+        rows = [line.strip(WHITE) for line in lines]
+    return sum(map(bool, rows)) - (reader == "csv")
 
 
 @pytest.mark.fault("rows")
 @pytest.mark.parametrize("reader", SMALL)
 @given(edits=EDITS)
 @example(edits=[(0.0, 1, b"::")])  # of MovieLens, a row without user and item
+@example(edits=[(0.0, 0, b"\n"), (0.0, 0, b"::")])  # a line of separators alone
+@example(edits=[(0.0, 0, b" ::::5\n")])
 @settings(max_examples=80)
 def test_of_a_mutated_text_every_row_is_kept_or_set_aside_or_the_file_is_refused(reader, edits):
     header = HEADER if reader == "csv" else b""

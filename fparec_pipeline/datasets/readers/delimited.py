@@ -80,9 +80,6 @@ def movielens(file: RawFile, source: Any, scratch: Path) -> pl.LazyFrame:
     table = table.with_columns(
         *shared.identifiers(pl.col("0"), pl.col("1"), NULL_WORDS),
         *shared.whole_seconds(pl.col("2")),
-        # A line of white space; a row whose first field is missing is a row all the same.
-        pl.col("nothing")
-        | ((pl.col("0").str.strip_chars() == "").fill_null(False) & pl.col("1").is_null()),
     )
     return shared.judged(table, surplus=pl.col(EXCESS))
 
