@@ -118,13 +118,13 @@ def post(port: int, body: object) -> tuple[int, dict]:
 
 @pytest.fixture(scope="module")
 def port(data, tmp_path_factory):
-    """`fparec serve`, until one interrupt ends it."""
+    """`fparec serve`, its virtual environment not activated, until one interrupt ends it."""
     (free,) = free_ports(1)
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
             [sys.executable, "-c", MAIN, "serve", "tiny", "--port", str(free)],
-            env=os.environ | {"FPAREC_DATA": str(data.root)},
+            env=os.environ | {"FPAREC_DATA": str(data.root), "PATH": os.defpath},
             stdout=output,
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -1,11 +1,8 @@
 """`fparec serve`: the champion of a dataset, served from MLflow's registry until Ctrl-C."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.running import servers
@@ -20,10 +17,10 @@ def serve_model(data: DataRoot, dataset: str, port: int) -> int:
         PortTaken: the port is in use.
     """
     servers.require_free(port, "--port")
-    environment = os.environ | {"MLFLOW_TRACKING_URI": Tracker(None, data).uri}
+    environment = servers.with_scripts() | {"MLFLOW_TRACKING_URI": Tracker(None, data).uri}
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    command = [str(Path(sys.executable).parent / "mlflow"), "models", "serve"]
+    command = [str(servers.SCRIPTS / "mlflow"), "models", "serve"]
     command += ["-m", f"models:/{model_name(dataset)}@{CHAMPION}", "--env-manager", "local"]
     command += ["-h", servers.HOST, "-p", str(port), "--workers", "1"]
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -20,6 +20,7 @@ from fparec_pipeline.tracking import PAGE, Tracker
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30
+SCRIPTS = Path(sys.executable).parent  # with `dagster`, `mlflow` and what these start by name
 
 
 class PortTaken(OSError):
@@ -62,16 +63,15 @@ def serve(
     if not remote:
         require_free(mlflow_port, "--mlflow-port")
     tracker.initialise()
-    scripts = Path(sys.executable).parent
     home = str(dagster_home() or prepare_dagster_home(data))
-    environment = os.environ | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
+    environment = with_scripts() | {"DAGSTER_HOME": home, "FPAREC_DATA": str(data.root)}
     environment["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # with its password: not for `ps`
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes of no use here
     os.environ[PAGE] = f"http://{HOST}:{mlflow_port}"
     environment[PAGE] = os.environ[PAGE]  # for the links that Dagster's runs record
-    dagster = [str(scripts / "dagster"), "dev", "-h", HOST, "-p", str(dagster_port)]
+    dagster = [str(SCRIPTS / "dagster"), "dev", "-h", HOST, "-p", str(dagster_port)]
     dagster += ["-m", "fparec_pipeline.definitions"]
-    mlflow = [str(scripts / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
+    mlflow = [str(SCRIPTS / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--workers", "1"]
     commands = [dagster] if remote else [dagster, mlflow]
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,6 +106,15 @@ def _answers(address: str) -> bool:
             return response.status == 200  # type: ignore[no-any-return]
     except OSError:
         return False
+
+
+def with_scripts() -> dict[str, str]:
+    """This process's environment with the interpreter's programs first on PATH.
+
+    Nobody need have activated the virtual environment: `mlflow models serve` has a shell look for
+    `uvicorn`.
+    """
+    return os.environ | {"PATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PATH", "")])}
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -87,7 +87,7 @@ def test_champions_are_versions_with_aliases_and_nothing_else_changes(
 # Run where this project is not installed and nothing may be unpickled.
 ELSEWHERE = """
 import importlib.util, json, pickle, sys
-sys.path = [p for p in sys.path if not p.startswith(sys.argv[1])]
+sys.path = [p for p in sys.path if p != sys.argv[1]]
 sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", repr(f))]
 assert importlib.util.find_spec("fparec_pipeline") is None
 import mlflow, mlflow.pyfunc, pandas as pd, torch
@@ -97,7 +97,7 @@ pickle.load = pickle.loads = pickle.Unpickler = pickle._Unpickler = torch.load =
 mlflow.set_tracking_uri(sys.argv[2])
 model = mlflow.pyfunc.load_model("models:/fparec-tiny@champion")
 import fparec_pipeline
-assert not fparec_pipeline.__file__.startswith(sys.argv[1]), fparec_pipeline.__file__
+assert fparec_pipeline.__file__.startswith(sys.argv[4]), fparec_pipeline.__file__
 histories = json.loads(sys.argv[3])
 print(json.dumps(model.predict(pd.DataFrame({"history": histories}), params={"k": 4})))
 """
@@ -112,7 +112,7 @@ def test_a_registered_model_loads_without_this_project_and_without_pickle(
     project = str(Path(__file__).parents[2])
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    arguments = [project, default_uri(data), json.dumps(histories)]
+    arguments = [project, default_uri(data), json.dumps(histories), str(data.root)]
     result = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, *arguments],
         capture_output=True,
