@@ -18,7 +18,7 @@ from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits, read_splits
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.running.context import open_context
-from fparec_pipeline.running.here import materialize
+from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.tracking import Tracker
 from fparec_pipeline.training.trial import run_trial
 

@@ -1,5 +1,6 @@
 """`fparec dev` in a process of its own, and whether something answers."""
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from processes import PATIENCE_S, wait_until
 
@@ -33,6 +35,16 @@ def answers(url: str, expected: str = "") -> bool:
             return expected in response.read().decode()
     except OSError:
         return False
+
+
+def graphql(dagster: str, query: str, **variables: Any) -> dict[str, Any]:
+    """What Dagster's page is answered when it asks its server."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{dagster}/graphql", body, headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        (answer,) = json.load(response)["data"].values()
+    return answer
 
 
 def is_open(port: int, host: str = "127.0.0.1") -> bool:

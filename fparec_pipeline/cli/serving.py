@@ -42,7 +42,7 @@ def promote(
     Example: fparec promote ml-latest-small
     """
     from fparec_pipeline.running.context import open_context
-    from fparec_pipeline.running.here import materialize
+    from fparec_pipeline.running.materialization import materialize
     from fparec_pipeline.serving.champion import read_champion
 
     data = DataRoot.default().writable()
@@ -154,7 +154,7 @@ def export_model(
 
 def _materialized(dataset: str, wish: "Wish", data: DataRoot) -> Path:
     from fparec_pipeline.running.context import open_context
-    from fparec_pipeline.running.here import materialize
+    from fparec_pipeline.running.materialization import materialize
 
     files = {
         name: str(path.resolve())

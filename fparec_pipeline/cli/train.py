@@ -49,8 +49,8 @@ def run(
     """
     from fparec_pipeline.results.paper_figures import ARMS, is_drawable
     from fparec_pipeline.running.context import open_context
-    from fparec_pipeline.running.here import materialize
     from fparec_pipeline.running.liveness import settle_dead_runs
+    from fparec_pipeline.running.materialization import materialize
     from fparec_pipeline.running.queue import warm_up
     from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
@@ -114,7 +114,7 @@ def _print_notes(dataset: str, data: DataRoot) -> None:
 
 def _prepare(dataset: str, context: "Context") -> None:
     from fparec_pipeline.defs.data import splits_are_current
-    from fparec_pipeline.running.here import materialize
+    from fparec_pipeline.running.materialization import materialize
 
     if not splits_are_current(dataset, context.config, context.data):
         console.print(f"{dataset}: raw file, splits and their checks")

@@ -15,8 +15,7 @@ import json
 import logging
 import os
 import urllib.request
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -24,8 +23,16 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import statistics_on_disk
 from fparec_pipeline.defs.private import AssetJob
+from fparec_pipeline.defs.reasons import reason
+from fparec_pipeline.defs.requests import (
+    OTHER_ARMS,
+    SCHEDULED,
+    study_job_name,
+    training_job,
+    training_requests,
+)
 from fparec_pipeline.defs.resources import Workspace
-from fparec_pipeline.defs.training import study_keys, study_partition_keys, training_keys
+from fparec_pipeline.defs.training import study_keys, training_keys
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import ARMS
 from fparec_pipeline.results.tables import table_names
@@ -34,19 +41,12 @@ from fparec_pipeline.training.record import read_attempt, trial_folders
 
 logger = logging.getLogger(__name__)
 
-OTHER_ARMS = "train_arms_of_no_study"  # a job; there only where there are such arms
-
 TICK = "fparec/tick"  # tags of the runs that one tick of the schedule asks for
 STAGE = "fparec/stage"
 COUNT = "fparec/count"  # how many runs the stage has
 STAGES = ("prepare", "train")
-SCHEDULED = "benchmark"  # the study
 FAILURE_HOOK = "FPAREC_FAILURE_HOOK"  # environment: an address that is sent every failure
 HOOK_SECONDS = 10.0
-
-
-def study_job_name(study: str) -> str:
-    return f"train_{study}"
 
 
 def jobs(config: Config) -> dict[str, AssetJob]:
@@ -94,12 +94,6 @@ def jobs(config: Config) -> dict[str, AssetJob]:
             )
         )
     return {job.name: job for job in made}
-
-
-def training_job(config: Config, asset: dg.AssetKey) -> str:
-    """The job that trains the asset: the first study's that has it, else OTHER_ARMS."""
-    named = (study_job_name(s) for s in config.studies if asset in study_keys(config, s))
-    return next(named, OTHER_ARMS)
 
 
 def keep_current() -> dg.AutomationCondition:
@@ -189,13 +183,15 @@ def in_progress() -> list[dg.DagsterRunStatus]:
     return [status for status in dg.DagsterRunStatus if status not in ended]
 
 
-def training_sensor(config: Config, job: AssetJob) -> dg.SensorDefinition:
-    """Asks for a tick's training when its datasets are prepared, and writes down how it ended."""
-    keys = study_keys(config, SCHEDULED)
-    retrain = {"ops": {"__".join(key.path): {"config": {"retrain": True}} for key in keys}}
+def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDefinition:
+    """Asks for a tick's training when its datasets are prepared, and writes down how it ended.
+
+    Its runs are those of `fparec run --retrain`: one a trial, or one for the seeds of an arm.
+    """
+    training = {training_job(config, key) for key in training_keys(config)}
 
     @dg.sensor(
-        job=job,
+        jobs=[job for name, job in made.items() if name in training],
         name="benchmark_training",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -213,20 +209,27 @@ def training_sensor(config: Config, job: AssetJob) -> dg.SensorDefinition:
         if tick and has_ended(prepared) and not trained:
             ready = [str(r.tags["dagster/partition"]) for r in prepared if r.is_success]
             if ready:
-                partitions = study_partition_keys(config, SCHEDULED, ready)
-                for partition in partitions:
-                    yield dg.RunRequest(
-                        run_key=f"{tick}/train/{partition.replace('|', '/')}",
-                        partition_key=partition,
-                        run_config=retrain,
-                        tags={TICK: tick, STAGE: "train", COUNT: str(len(partitions))},
-                    )
+                yield from training_of_tick(config, tick, ready)
                 return
         if tick and has_ended(prepared) and (has_ended(trained) or not trained):
             write_tick(workspace.data, tick, of_tick, context.instance)
         yield dg.SkipReason("No tick of the benchmark waits for its training.")
 
     return benchmark_training
+
+
+def training_of_tick(config: Config, tick: str, datasets: Sequence[str]) -> list[dg.RunRequest]:
+    """The runs that train the benchmark again on the datasets that a tick has prepared."""
+    study = config.studies[SCHEDULED]
+    trials = config.trials(datasets, study.arms, study.seeds)
+    requests = list(training_requests(trials, config, retrain=True))
+    return [
+        request._replace(
+            run_key=f"{tick}/train/{of[0].id}",
+            tags={**request.tags, TICK: tick, STAGE: "train", COUNT: str(len(requests))},
+        )
+        for request, of in requests
+    ]
 
 
 def has_ended(runs: Sequence[dg.DagsterRun]) -> bool:
@@ -243,10 +246,10 @@ def write_tick(
         "runs": len(runs),
         "failed": [
             {
-                "partition": run.tags.get("dagster/partition", ""),
+                "partition": subject(run),
                 "stage": run.tags[STAGE],
                 "run": run.run_id,
-                "reason": reason_of(run, on),
+                "reason": reason(on, run).splitlines()[0],
             }
             for run in runs
             if not run.is_success
@@ -259,25 +262,11 @@ def write_tick(
             part.write_text(text, encoding="utf-8")
 
 
-def reason_of(run: dg.DagsterRun, on: dg.DagsterInstance) -> str:
-    """Why a run has failed, in one line: what its first failed step says."""
-    if run.status is dg.DagsterRunStatus.CANCELED:
-        return "it was cancelled"
-    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
-        for record in on.all_logs(run.run_id, of_type=kind):
-            event = record.dagster_event
-            if event is None:
-                continue
-            data: Any = event.event_specific_data
-            failure = getattr(data, "user_failure_data", None)
-            if failure and failure.description:
-                return str(failure.description).splitlines()[0]
-            error = getattr(data, "error", None)
-            while error and error.cause and (error.cls_name or "").startswith("Dagster"):
-                error = error.cause
-            if error:
-                return str(error.message).strip().splitlines()[0]
-    return "see the run's page"
+def subject(run: dg.DagsterRun) -> str:
+    """What a run is about: the trials that it trains, else its partition; empty for none."""
+    if all(tag in run.tags for tag in ("dataset", "arm", "seed")):
+        return f"{run.tags['dataset']}/{run.tags['arm']}/seed={run.tags['seed']}"
+    return run.tags.get("dagster/partition", "")
 
 
 def failure_sensor() -> dg.SensorDefinition:
@@ -294,21 +283,22 @@ def failure_sensor() -> dg.SensorDefinition:
         address = os.environ.get(FAILURE_HOOK, "")
         if not address:
             return dg.SkipReason(f"${FAILURE_HOOK} names no address.")
-        tell(address, context.dagster_run, reason_of(context.dagster_run, context.instance))
+        why = reason(context.instance, context.dagster_run).splitlines()[0]
+        tell(address, context.dagster_run, why)
         return None
 
     return failed_runs
 
 
-def tell(address: str, run: dg.DagsterRun, reason: str) -> None:
+def tell(address: str, run: dg.DagsterRun, why: str) -> None:
     """POST the failure as JSON; `text` alone is what most chats show. An error is only logged."""
-    partition = run.tags.get("dagster/partition", "")
+    partition = subject(run)
     content = {
-        "text": f"{run.job_name} {partition} failed: {reason}",
+        "text": f"{run.job_name} {partition} failed: {why}",
         "job": run.job_name,
         "partition": partition,
         "run": run.run_id,
-        "reason": reason,
+        "reason": why,
     }
     if not address.startswith(("http://", "https://")):
         logger.warning("$%s is no http address; nothing was sent.", FAILURE_HOOK)

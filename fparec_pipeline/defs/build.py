@@ -7,12 +7,10 @@ import dagster as dg
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.defs.automation import (
-    SCHEDULED,
     benchmark_schedule,
     failure_sensor,
     jobs,
     keep_current_sensor,
-    study_job_name,
     training_sensor,
 )
 from fparec_pipeline.defs.currency import currency_check, currency_sensor
@@ -51,7 +49,7 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
         ],
         asset_checks=[currency_check()],
         sensors=[
-            training_sensor(config, made[study_job_name(SCHEDULED)]),
+            training_sensor(config, made),
             keep_current_sensor(),
             failure_sensor(),
             currency_sensor(),

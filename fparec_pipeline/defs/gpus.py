@@ -17,6 +17,14 @@ from fparec_pipeline.datasets.locks import locked
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU, where NVIDIA's driver is
+OTHER_DRIVERS = (Path("/dev/dxg"), Path("/dev/kfd"))  # of Windows' subsystem for Linux, and AMD's
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that CUDA may show; without loading torch, which knows."""
+    if os.environ.get(VISIBLE) is not None:
+        return bool(_gpus())
+    return bool(_gpus()) or any(driver.exists() for driver in OTHER_DRIVERS)
 
 
 @contextmanager

@@ -1,8 +1,13 @@
-"""The dimensions of the benchmark: datasets, seeds, and a study's arms with their seeds."""
+"""The dimensions of the benchmark: datasets, seeds, and a study's arms with their seeds.
+
+Here belongs how trials are named for Dagster, as partitions and as tags of runs, and back.
+"""
+
+from collections.abc import Iterable
 
 import dagster as dg
 
-from fparec_pipeline.config import Config, TrialId
+from fparec_pipeline.config import Config, Trial, TrialId
 
 
 def dataset_partitions(config: Config) -> dg.StaticPartitionsDefinition:
@@ -44,3 +49,12 @@ def trial_of(key: dg.MultiPartitionKey, arm: str | None) -> TrialId:
         arm, _, seed = keys["trial"].rpartition("·")
         return TrialId(keys["dataset"], arm, int(seed))
     return TrialId(keys["dataset"], arm, int(keys["seed"]))
+
+
+def trial_tags(trials: Iterable[Trial]) -> dict[str, str]:
+    """The tags that tell a person which trials a run trains: dataset, arm and seed."""
+    names = [trial.id._asdict() for trial in trials]
+    return {
+        tag: ", ".join(dict.fromkeys(str(name[tag]) for name in names))
+        for tag in ("dataset", "arm", "seed")
+    }

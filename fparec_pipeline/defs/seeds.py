@@ -1,7 +1,7 @@
 """The trials of one run: one after the other, or the seeds of an arm as one stack on CUDA.
 
-Here belongs which trials of a run are trained together, and what becomes of the others when one
-fails. How a trial or a stack is trained belongs to `training/`.
+Here belongs how many a run trains, which of them are trained together, and what becomes of the
+others when one fails. How a trial or a stack is trained belongs to `training/`.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,19 @@ import dagster as dg
 from fparec_pipeline.config import Config, Trial
 from fparec_pipeline.datasets.splits import Splits, current_splits
 from fparec_pipeline.defs.failures import explained
-from fparec_pipeline.defs.gpus import own_gpu
+from fparec_pipeline.defs.gpus import has_gpu, own_gpu
 from fparec_pipeline.defs.reporter import Reporter
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import TrialRecord
 
 Results = dict[Trial, TrialRecord | Exception]
+SEEDS_A_RUN = 3  # of an arm, where there is a GPU
+
+
+def seeds_a_run(device: str = "auto") -> int:
+    """How many seeds of an arm one run trains: on a GPU several, which are one stack there."""
+    on_gpu = device.startswith("cuda") or (device == "auto" and has_gpu())
+    return SEEDS_A_RUN if on_gpu else 1
 
 
 def train_trials(

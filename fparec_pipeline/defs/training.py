@@ -26,17 +26,17 @@ from fparec_pipeline.defs.partitions import (
     study_partitions,
     trial_of,
     trial_partitions,
+    trial_tags,
 )
 from fparec_pipeline.defs.reporter import Reporter, reporting
 from fparec_pipeline.defs.resources import Workspace
-from fparec_pipeline.defs.seeds import Results, raise_failures, train_trials
+from fparec_pipeline.defs.seeds import Results, raise_failures, seeds_a_run, train_trials
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import is_stale
 from fparec_pipeline.training.record import TrialRecord, read_record, view_trial
 
 TRAINED = "trained"  # key prefix of the training assets
 DATA_VERSION = "dagster/data_version"  # a materialization's tag
-SEEDS_A_RUN = 3  # of an arm: a backfill asks for one run of them, which CUDA trains as one stack
 HEADLINE = ("hr_at_10", "ndcg_at_10")
 
 
@@ -110,22 +110,6 @@ def study_keys(config: Config, study: str) -> list[dg.AssetKey]:
     return [dg.AssetKey([TRAINED, name]) for name in names]
 
 
-def study_partition_keys(
-    config: Config, study: str, datasets: Sequence[str] | None = None
-) -> list[dg.MultiPartitionKey]:
-    """The partitions of those assets that are the study's trials, on its datasets or on others."""
-    seeds = [str(seed) for seed in config.studies[study].seeds]
-    dimension, trials = "seed", seeds
-    if _has_asset(config, study):
-        arms = config.studies[study].arms
-        dimension, trials = "trial", [arm_and_seed(arm, int(s)) for s in seeds for arm in arms]
-    return [
-        dg.MultiPartitionKey({"dataset": dataset, dimension: trial})
-        for dataset in (config.studies[study].datasets if datasets is None else datasets)
-        for trial in trials
-    ]
-
-
 def places(config: Config, trial: TrialId) -> list[tuple[dg.AssetKey, dg.MultiPartitionKey]]:
     """Every (asset, partition) that shows the trial, the one that trains it first.
 
@@ -165,6 +149,8 @@ def _training_asset(
     partitions: dg.MultiPartitionsDefinition,
     arm: str | None,
 ) -> dg.AssetsDefinition:
+    seeds = seeds_a_run()
+
     @dg.asset(
         key=[TRAINED, name],
         partitions_def=partitions,
@@ -174,7 +160,7 @@ def _training_asset(
         kinds={"pytorch"},
         owners=["team:research"],
         code_version=str(TRAINING_VERSION),
-        backfill_policy=dg.BackfillPolicy.multi_run(SEEDS_A_RUN),
+        backfill_policy=dg.BackfillPolicy.multi_run(seeds) if seeds > 1 else None,
         output_required=False,  # a run of several trials tells of each by itself
         description=f"{title}\n\nOne partition is one trial: trained with early stopping on "
         "validation NDCG@10, then every user's target is ranked against all items. A trial that is "
@@ -185,6 +171,7 @@ def _training_asset(
     ) -> Iterator[dg.MaterializeResult]:
         wanted = {key: settings.trial(*trial_of(key, arm)) for key in multi_keys(context)}
         data, trials = workspace.data, list(dict.fromkeys(wanted.values()))
+        _tag(context, trials)
         before = {} if config.retrain else _records(trials, data)
         with reporting(data, context.run.run_id, context.log) as reporter:
             results = _results(trials, before, settings, workspace, config.retrain, reporter)
@@ -205,6 +192,19 @@ def _training_asset(
         raise_failures(results)
 
     return trained
+
+
+def _tag(context: dg.AssetExecutionContext, trials: Sequence[Trial]) -> None:
+    """Give the run the tags that one of the command has from the start.
+
+    A run of the page has none, and may have several training assets: each adds its own.
+    """
+    run = context.instance.get_run_by_id(context.run.run_id)
+    tags = {}
+    for tag, text in trial_tags(trials).items():
+        before = run.tags.get(tag, "").split(", ") if run else []
+        tags[tag] = ", ".join(dict.fromkeys(filter(None, [*before, *text.split(", ")])))
+    context.instance.add_run_tags(context.run.run_id, tags)
 
 
 @explained

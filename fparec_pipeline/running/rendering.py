@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fparec_pipeline.results.tables import table_names
 from fparec_pipeline.results.trials import read_trials, trials_frame, trials_path
 from fparec_pipeline.running.context import Context
-from fparec_pipeline.running.here import materialize
+from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.training.record import trial_folders
 
 BY_DATASET = ("trials", "medians", "leaderboard")

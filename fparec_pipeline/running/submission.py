@@ -7,8 +7,8 @@ launcher that the instance's `dagster.yaml` names.
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from fparec_pipeline.defs.private import (
     RemoteRepositoryOrigin,
     RepositoryPythonOrigin,
 )
+from fparec_pipeline.defs.reasons import reason
 from fparec_pipeline.running.context import Context
 from fparec_pipeline.running.liveness import ALIVE, alive
 from fparec_pipeline.running.queue import Queue
-from fparec_pipeline.running.reasons import reason
 from fparec_pipeline.training.record import Progress
 
 LOCATION = "fparec_pipeline.definitions"  # the code location's module, and its name in Dagster
@@ -35,33 +35,22 @@ POLL_SECONDS = 0.3
 ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A run that is asked for."""
-
-    job: str
-    assets: tuple[dg.AssetKey, ...]
-    partitions: tuple[str, ...] = ()  # none, one, or the first to the last of a range
-    config: Mapping[str, Any] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)  # shown in the page
-
-
 @dataclass(frozen=True)
 class Ended:
     """How a run ended."""
 
-    request: Request
+    place: int  # of its request among those that were asked for
     run: dg.DagsterRun
     error: str | None
 
 
 def run_all(
-    requests: Sequence[Request],
+    requests: Sequence[dg.RunRequest],
     context: Context,
     queue: Queue,
     *,
     jobs: int,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Ended]:
     """Put runs into the queue, `jobs` of them at a time; yields each as it ends.
 
@@ -74,13 +63,13 @@ def run_all(
         jobs: how many may wait or go on at once.
         on_progress: told of the newest epoch of each trial now and then.
     """
-    waiting, going = deque(requests), dict[str, Request]()
+    waiting, going = deque(enumerate(requests)), dict[str, int]()
     with alive(context.data) as holder:  # when this process dies, what waits is nobody's
         try:
             while waiting or going:
                 while waiting and len(going) < jobs:
-                    request = waiting.popleft()
-                    going[_submit(request, context, holder)] = request
+                    place, request = waiting.popleft()
+                    going[_submit(request, context, holder)] = place
                 queue.step()
                 for progress in (p for run in going for p in read_news(context.data, run)):
                     on_progress(progress)
@@ -94,33 +83,25 @@ def run_all(
                 context.instance.run_coordinator.cancel_run(run_id)
 
 
-def _submit(request: Request, context: Context, holder: Path) -> str:
+def _submit(request: dg.RunRequest, context: Context, holder: Path) -> str:
     """Put one run into the queue; its id."""
-    job = context.repository.get_job(request.job)
+    name, assets = str(request.job_name), request.asset_selection or []
+    job = context.repository.get_job(name)
+    partitions = job.asset_layer.get(assets[0]).partitions_def
+    tags = {ALIVE: str(holder), **request.tags}
+    if request.partition_key and partitions:
+        tags |= partitions.get_tags_for_partition_key(request.partition_key)
     run = context.instance.create_run_for_job(
         job_def=job,
-        run_config=request.config,
-        tags={ALIVE: str(holder), **_partition_tags(request, job), **request.tags},
-        asset_selection=set(request.assets),
-        remote_job_origin=_remote_origin(request.job),
-        job_code_origin=_code_origin(request.job),
+        run_config=request.run_config,
+        tags=tags,
+        asset_selection=set(assets),
+        remote_job_origin=_remote_origin(name),
+        job_code_origin=_code_origin(name),
     )
     nothing: Any = None  # a workspace, of which the queue makes no use
     context.instance.submit_run(run.run_id, nothing)
     return run.run_id
-
-
-def _partition_tags(request: Request, job: dg.JobDefinition) -> dict[str, str]:
-    if not request.partitions:
-        return {}
-    first, last = request.partitions[0], request.partitions[-1]
-    if first != last:
-        return {
-            "dagster/asset_partition_range_start": first,
-            "dagster/asset_partition_range_end": last,
-        }
-    partitions = job.asset_layer.get(request.assets[0]).partitions_def
-    return dict(partitions.get_tags_for_partition_key(first)) if partitions else {}
 
 
 def _remote_origin(job: str) -> RemoteJobOrigin:

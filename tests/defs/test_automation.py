@@ -156,13 +156,15 @@ def test_what_could_be_prepared_is_trained_anew_by_every_arm_of_the_benchmark(
     instance.add_run(run("prepare", SUCCESS, count=2))
     instance.add_run(run("prepare", FAILURE, count=2, partition="beauty"))
     requests = look(repository, instance).run_requests
-    assert [r.run_key for r in requests] == [f"2024-05-05/train/tiny/{seed}" for seed in (0, 1, 2)]
-    job = defs.resolve_job_def("train_benchmark")
-    config = requests[0].run_config
-    dg.validate_run_config(job, config)
-    assert set(config["ops"]) == {node.name for node in job.nodes}
-    assert len(config["ops"]) == len(load_config(data).studies["benchmark"].arms)
-    assert all(op == {"config": {"retrain": True}} for op in config["ops"].values())
+    arms = load_config(data).studies["benchmark"].arms
+    trials = {f"tiny/{arm}/seed={seed}" for arm in arms for seed in (0, 1, 2)}
+    assert {request.run_key for request in requests} == {f"2024-05-05/train/{t}" for t in trials}
+    for request in requests:
+        job = defs.resolve_job_def(request.job_name)
+        dg.validate_run_config(job, request.run_config)
+        (op,) = request.run_config["ops"].values()
+        assert op == {"config": {"retrain": True}}
+        assert request.tags[COUNT] == str(len(trials))
 
 
 def test_training_is_asked_for_once(repository, instance):
@@ -198,6 +200,7 @@ def test_when_a_stage_has_ended(statuses, count, ended):
 def execute(defs, instance, job, request):
     tags = request.tags | {"dagster/partition": request.partition_key}
     return defs.resolve_job_def(job).execute_in_process(
+        asset_selection=request.asset_selection,
         instance=instance,
         partition_key=request.partition_key,
         run_config=request.run_config,
@@ -219,10 +222,10 @@ def test_a_tick_runs_to_its_end_and_what_is_made_of_it_is_rendered(tmp_path, ins
     assert evaluated.total_requested == 0
     (prepare,) = tick(repository, instance).run_requests
     assert execute(defs, instance, "prepare_data", prepare).success
-    (train,) = look(repository, instance).run_requests
-    assert execute(defs, instance, "train_benchmark", train).success
+    for train in look(repository, instance).run_requests:
+        assert execute(defs, instance, train.job_name, train).success
     assert not look(repository, instance).run_requests
-    assert read_tick(root) == {"tick": "2024-05-05", "runs": 2, "failed": []}
+    assert read_tick(root) == {"tick": "2024-05-05", "runs": 3, "failed": []}
     for model in ("fparec", "sasrec"):
         assert read_record(root.trial("tiny", model, 0))
     wanted = set()

@@ -11,9 +11,9 @@ import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import TrialId, load_config
-from fparec_pipeline.defs.automation import training_job
 from fparec_pipeline.defs.build import build_defs
-from fparec_pipeline.defs.training import places, study_keys, study_partition_keys
+from fparec_pipeline.defs.requests import training_job
+from fparec_pipeline.defs.training import places
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -135,14 +135,6 @@ def test_a_study_with_variants_is_one_asset_by_dataset_and_arm_with_seed(defs, d
     assert job.executable_asset_keys == {dg.AssetKey(["trained", f"{study}_arms"])}
 
 
-@pytest.mark.parametrize("study", ["table_3", *VARYING])
-def test_a_studys_partitions_are_those_of_its_assets(defs, data, study):
-    config = load_config(data)
-    for key in study_keys(config, study):
-        there = set(asset(defs, *key.path).partitions_def.get_partition_keys())
-        assert set(study_partition_keys(config, study)) <= there
-
-
 def test_a_trial_is_shown_in_every_study_that_has_its_arm(data):
     """n = 500, k = 40 and two blocks stand in three studies; the first of them trains it."""
     shown = places(load_config(data), TrialId("ml-1m", "fparec_k40", 1))
@@ -191,4 +183,4 @@ def test_an_arm_that_no_study_names_has_a_job(tmp_path):
     made = build_defs(config)
     job = made.resolve_job_def(training_job(config, key))
     assert key in job.asset_layer.executable_asset_keys
-    assert training_job(config, dg.AssetKey(["trained", "fparec"])) == "train_table_3"
+    assert training_job(config, dg.AssetKey(["trained", "fparec"])) == "train_benchmark"

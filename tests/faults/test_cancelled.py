@@ -1,8 +1,6 @@
 """A run that is cancelled in Dagster's page: here through GraphQL, as the page's button does it."""
 
-import json
 import signal
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,12 @@ import pytest
 from dagster import DagsterExecutionInterruptedError
 from data_roots import tiny_root
 from processes import wait_until
-from servers import served
+from servers import graphql, served
 
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.running.context import open_context
-from fparec_pipeline.running.here import materialize
 from fparec_pipeline.running.home import prepare_dagster_home
+from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.training.record import LOCK, is_locked, read_attempt
 
@@ -45,15 +43,10 @@ class Dagster:
     """What the page asks of its server."""
 
     def __init__(self, address: str) -> None:
-        self.address = f"{address}/graphql"
+        self.address = address
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.address, body, headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-            (answer,) = json.load(response)["data"].values()
-        return answer
+        return graphql(self.address, query, **variables)
 
     def train(self) -> str:
         """Launches the training of one partition; the run's id."""

@@ -11,15 +11,15 @@ import dagster as dg
 import pytest
 from data_roots import tiny_root
 from processes import PATIENCE_S, wait_until
-from servers import MAIN, served
+from servers import MAIN
 
 from fparec_pipeline.datasets.locks import is_held
 from fparec_pipeline.defs.private import LaunchRunContext
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.running.context import Context, open_context, open_instance
-from fparec_pipeline.running.here import materialize
 from fparec_pipeline.running.launcher import lock_of
 from fparec_pipeline.running.liveness import ALIVE, settle_dead_runs
+from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.running.training import Outcome, train
 from fparec_pipeline.training.record import is_locked, read_attempt, read_record
 
@@ -77,7 +77,7 @@ def test_trials_are_runs_with_a_jobs_name_and_words_that_a_person_reads(root):
         ends = outcomes(context, ["fparec", "sasrec"], [0], epochs.append)
     assert [end.error for end in ends] == [None, None]
     runs = training_runs(data)
-    assert [run.job_name for run in runs] == ["train_table_3"] * 2
+    assert [run.job_name for run in runs] == ["train_benchmark"] * 2
     assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * 2
     for run in runs:
         shown = {tag: value for tag, value in run.tags.items() if not tag.startswith(".dagster/")}
@@ -190,20 +190,3 @@ def test_runs_of_another_data_root_with_the_same_database_are_left_alone(root, t
 
 def started(run: dg.DagsterRun) -> dg.DagsterEvent:
     return dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
-
-
-@pytest.mark.slow_fault
-@pytest.mark.fault("engine")
-def test_while_dagsters_daemon_is_alive_it_starts_the_runs_of_the_command(root, harm):
-    data = root(3)
-    with served(data.root):
-        with open_instance(data) as on:
-            wait_until(lambda: on.get_daemon_heartbeats(), "the daemon is alive")
-        harm()
-        command = fparec(data, "run", "--datasets", "tiny", "--models", "fparec", "--seeds", "0")
-        output, _ = command.communicate(timeout=PATIENCE_S * 2)
-        assert command.returncode == 0, output
-        assert "`fparec dev`" in output
-        (run,) = training_runs(data)
-        assert run.is_success
-    assert read_record(data.trial("tiny", "fparec", 0)) is not None

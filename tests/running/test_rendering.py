@@ -8,7 +8,7 @@ from trial_folders import make_attempt, write_finished
 from fparec_pipeline.config import REFERENCES, load_config
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.running.context import open_context
-from fparec_pipeline.running.here import materialize
+from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.running.rendering import outdated, render
 from fparec_pipeline.running.reporting import report_missing
 from fparec_pipeline.training.record import trial_folders

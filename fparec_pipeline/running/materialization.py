@@ -1,0 +1,65 @@
+"""Assets that a command materialises before and after the trials: data, results, champions.
+
+Here belongs where that is done: in this process on one machine, through the queue on a cluster,
+whose machines are the ones to load and write the data. The trials' runs are `training.py`'s.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from fparec_pipeline.defs.reasons import reason
+from fparec_pipeline.running.context import Context
+from fparec_pipeline.running.launcher import ForkingRunLauncher
+from fparec_pipeline.running.liveness import ALIVE, alive
+from fparec_pipeline.running.queue import Queue
+from fparec_pipeline.running.submission import run_all
+
+QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
+
+
+def materialize(
+    keys: Sequence[str],
+    context: Context,
+    job: str,
+    *,
+    partition: str | None = None,
+    ops: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Materialise assets of a job; the error's text when one fails.
+
+    On one machine they are a run in this process: docs/scale.md has what they cost so, and what in
+    a process of their own. On a cluster they are a run in the queue, as the trials are.
+
+    Args:
+        keys: the assets.
+        context: whose instance says which launcher there is.
+        job: the job that has them.
+        partition: the dataset, where they have partitions.
+        ops: the part of the run's configuration of that name: an asset's own.
+    """
+    request = dg.RunRequest(
+        job_name=job,
+        asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
+        partition_key=partition,
+        run_config={"ops": dict(ops)} if ops else {},
+    )
+    if isinstance(context.instance.run_launcher, ForkingRunLauncher):
+        return _here(request, context)
+    with Queue(context) as queue:
+        (end,) = run_all([request], context, queue, jobs=1)
+    return end.error
+
+
+def _here(request: dg.RunRequest, context: Context) -> str | None:
+    with alive(context.data) as lock:
+        result = context.repository.get_job(str(request.job_name)).execute_in_process(
+            asset_selection=request.asset_selection,
+            instance=context.instance,
+            partition_key=request.partition_key,
+            run_config={"loggers": QUIET, **request.run_config},
+            tags={ALIVE: str(lock)},
+            raise_on_error=False,
+        )
+    return None if result.success else reason(context.instance, result.dagster_run)
