@@ -14,6 +14,7 @@ from fparec_pipeline.paths import DataRoot
 if TYPE_CHECKING:
     from fparec_pipeline.serving.batch import Wish
     from fparec_pipeline.serving.champion import Champion
+    from fparec_pipeline.training.record import Progress
 
 Dataset = Annotated[str, typer.Argument(help="A configured dataset.")]
 Ids = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
@@ -41,6 +42,7 @@ def promote(
 
     Example: fparec promote ml-latest-small
     """
+    from fparec_pipeline.running import promotion
     from fparec_pipeline.running.context import open_context
     from fparec_pipeline.running.materialization import materialize
     from fparec_pipeline.serving.champion import read_champion
@@ -49,11 +51,22 @@ def promote(
     config = load_config(data)
     known(dataset, config.datasets, "dataset")
     wanted = {"arm": model or "", "refit": refit, "roll_back": rollback, "device": device}
-    words = f"{dataset}: champion" + (", trained on all interactions" if refit else "")
-    with console.status(words), open_context(data, config) as context:
-        keys = ["champion"] if rollback else ["trials", "champion"]
-        ops = {"champion": {"config": wanted}}
-        stop_at(materialize(keys, context, "promote", partition=dataset, ops=ops))
+    with _bar(f"{dataset}: champion") as (bars, task), open_context(data, config) as context:
+
+        def show(progress: "Progress") -> None:
+            bars.update(
+                task,
+                completed=progress.epoch,
+                total=progress.max_epochs,
+                description=f"{progress.trial}: refit, {progress.words}",
+            )
+
+        if rollback:
+            ops = {"champion": {"config": wanted}}
+            error = materialize(["champion"], context, "promote", partition=dataset, ops=ops)
+        else:
+            error = promotion.promote(dataset, context, wanted, show)
+    stop_at(error)
     _print_champion(read_champion(dataset, data))
 
 

@@ -55,10 +55,11 @@ def status(
 
 @app.command()
 def sync() -> None:
-    """Bring MLflow and Dagster up to date with the trial folders.
+    """Bring MLflow and Dagster up to date with the trial folders and the champions.
 
     Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
-    were copied in from elsewhere, and settles runs whose process died.
+    were copied in from elsewhere, registers champions in MLflow, and settles runs whose process
+    died.
     """
     data = DataRoot.default().writable()
     if not bring_up_to_date(data, load_config(data)):
@@ -99,11 +100,13 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
     from fparec_pipeline.running.rendering import outdated, render
     from fparec_pipeline.running.reporting import report_missing
     from fparec_pipeline.tracking import Tracker
+    from fparec_pipeline.tracking.registry import Registry
     from fparec_pipeline.training.record import trial_folders
 
     folders, tracker = trial_folders(data), Tracker(None, data)
     with open_context(data, config) as context:
         synced = tracker.sync_all(track(folders, "MLflow's runs", console=console))
+        registered = None if synced is None else Registry(tracker).sync_all()
         links = tracker.trial_urls()
         shown = track(folders, "Dagster's materializations", console=console)
         reported = report_missing(shown, config, context.instance, links)
@@ -116,6 +119,8 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         if synced is not None
         else "MLflow cannot be reached; run `fparec sync` again when it can."
     )
+    if registered:
+        console.print(f"MLflow's registry: {registered} datasets' champions are up to date.")
     console.print(
         f"Dagster: {reported} materializations were missing and are now recorded; "
         f"{settled} runs whose process had died are marked as failed."
@@ -124,7 +129,7 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         console.print(f"Rendered: {', '.join(datasets)}, the tables and the report.")
     for problem in failed:
         print_error(problem)
-    return synced is not None
+    return synced is not None and registered is not None
 
 
 def _coloured(state: str) -> str:

@@ -157,8 +157,7 @@ def _train(
             if progress.trial not in tasks:
                 name = f"  {progress.trial}"
                 tasks[progress.trial] = bars.add_task(name, total=progress.max_epochs, news="")
-            news = f"epoch {progress.epoch} NDCG@10 {progress.valid_ndcg_at_10:.4f}"
-            bars.update(tasks[progress.trial], completed=progress.epoch, news=news)
+            bars.update(tasks[progress.trial], completed=progress.epoch, news=progress.words)
 
         ends = train(trials, context, jobs=jobs, device=device, retrain=retrain, on_progress=show)
         for outcome in ends:

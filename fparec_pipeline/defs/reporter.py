@@ -41,9 +41,9 @@ class Reporter:
         if time.monotonic() - self.logged > LOG_SECONDS:
             self.logged = time.monotonic()
             self.log.info(
-                f"{progress.trial}: epoch {progress.epoch} of at most "
-                f"{progress.max_epochs}, validation NDCG@10 {progress.valid_ndcg_at_10:.4f} (best "
-                f"epoch {progress.best_epoch}), {progress.targets_per_second:,.0f} targets/s"
+                f"{progress.trial}: {progress.words} on validation, of at most "
+                f"{progress.max_epochs} epochs (best {progress.best_epoch}), "
+                f"{progress.targets_per_second:,.0f} targets/s"
             )
 
     def on_checkpoint(self, folder: Path) -> None:

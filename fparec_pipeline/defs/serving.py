@@ -6,6 +6,7 @@ assets, their checks and what Dagster's page shows of them.
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fparec_pipeline.datasets.sources import is_downloaded
 from fparec_pipeline.datasets.splits import read_splits
 from fparec_pipeline.defs.data import splits_are_current
 from fparec_pipeline.defs.failures import explained
+from fparec_pipeline.defs.news import News
 from fparec_pipeline.defs.partitions import dataset_partitions
 from fparec_pipeline.defs.reporter import LOG_SECONDS, reporting, uninterrupted
 from fparec_pipeline.defs.resources import Workspace
@@ -28,6 +30,7 @@ from fparec_pipeline.defs.training import (
 )
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import read_trials, trials_frame
+from fparec_pipeline.training.record import Progress
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -105,19 +108,19 @@ def _champion_asset(config: Config) -> dg.AssetsDefinition:
         else:
             choice = _choice(dataset, config, settings, workspace, context)
             kept = _reason_to_stay(choice, data) if config.refresh else None
-            made = (
-                read_champion(dataset, data)
-                if kept
-                else promote(
-                    choice,
-                    read_splits(data.splits(dataset)),
-                    settings,
-                    data,
-                    with_refit=config.refit,
-                    device=config.device or workspace.device,
-                    on_epoch=_telling(context),
-                )
-            )
+            if kept:
+                made = read_champion(dataset, data)
+            else:
+                with _telling(context, data) as tell:
+                    made = promote(
+                        choice,
+                        read_splits(data.splits(dataset)),
+                        settings,
+                        data,
+                        with_refit=config.refit,
+                        device=config.device or workspace.device,
+                        on_epoch=tell,
+                    )
         return _champion_result(made, kept, data)
 
     settings = config  # the asset's own `config` is the run's
@@ -182,17 +185,22 @@ def _reason_to_stay(choice: "Choice", data: DataRoot) -> str | None:
     return compared.sentence if compared.worse else None
 
 
-def _telling(context: dg.AssetExecutionContext) -> "OnEpoch":
-    """A line of Dagster's log every LOG_SECONDS of the refit."""
-    last = time.monotonic()
+@contextmanager
+def _telling(context: dg.AssetExecutionContext, data: DataRoot) -> Iterator["OnEpoch"]:
+    """Tells who follows the run of a refit's epochs, and Dagster's log every LOG_SECONDS."""
+    news, last = News(data, context.run.run_id), time.monotonic()
 
-    def tell(epoch: int, epochs: int) -> None:
+    def tell(progress: Progress) -> None:
         nonlocal last
+        news.tell(progress)
         if time.monotonic() - last > LOG_SECONDS:
             last = time.monotonic()
-            context.log.info(f"refit on all interactions: epoch {epoch} of {epochs}")
+            context.log.info(f"refit: {progress.words} of {progress.max_epochs}")
 
-    return tell
+    try:
+        yield tell
+    finally:
+        news.remove()
 
 
 def _champion_result(made: "Champion", kept: str | None, data: DataRoot) -> dg.MaterializeResult:

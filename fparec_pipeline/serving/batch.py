@@ -284,4 +284,8 @@ def columns_of(source: Source) -> Columns:
     """What a history of the dataset may call its columns: as its raw file does, or plainly."""
     own = {name: getattr(source, name, None) for name in ("user", "item", "time")}
     names = {name: (given, name) if given else (name,) for name, given in own.items()}
-    return Columns(**names)
+    return Columns(
+        **names,
+        time_unit=getattr(source, "time_unit", None),
+        time_format=getattr(source, "time_format", None),
+    )

@@ -158,6 +158,11 @@ def read_pointer(dataset: str, data: DataRoot) -> Pointer | None:
         raise ChampionCorrupt(f"{path} is damaged. {_again(dataset)}") from error
 
 
+def promoted(data: DataRoot) -> list[str]:
+    """The datasets that have a champion, sorted."""
+    return sorted(path.parent.name for path in data.champions("").glob(f"*/{POINTER}"))
+
+
 def champion_folder(dataset: str, data: DataRoot, fingerprint: str | None = None) -> Path:
     """The folder of the dataset's champion, or of another of its champions.
 

@@ -13,7 +13,9 @@ import numpy as np
 import polars as pl
 
 from fparec_pipeline.datasets.files import DatasetError
+from fparec_pipeline.datasets.readers.typed import times
 from fparec_pipeline.datasets.splits import PARTS
+from fparec_pipeline.datasets.times import MixedTimes, settled
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -24,11 +26,16 @@ class HistoryError(DatasetError):
 
 @dataclass(frozen=True)
 class Columns:
-    """What a file may call the columns: the dataset's own names, else user, item and time."""
+    """What a file may call the columns: the dataset's own names, else user, item and time.
+
+    Its times are read as those of the dataset's own file (`datasets.times`).
+    """
 
     user: tuple[str, ...] = ("user",)
     item: tuple[str, ...] = ("item",)
     time: tuple[str, ...] = ("time",)
+    time_unit: str | None = None
+    time_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,25 +84,28 @@ def from_splits(folder: Path, items: pl.DataFrame) -> Histories:
 def from_file(path: Path, items: pl.DataFrame, columns: Columns | None = None) -> Histories:
     """The histories of a CSV or parquet file with a user and an item column, a row an interaction.
 
-    With a time column (whole numbers, or ISO dates and times) rows are sorted by it; equal times,
-    and files without one, keep the order of the rows. Users are in the order in which they appear.
+    With a time column rows are sorted by it; equal times, and files without one, keep the order of
+    the rows. Users are in the order in which they appear.
 
     Raises:
-        HistoryError: the file cannot be read, lacks a column, or has a time that is none.
+        HistoryError: the file cannot be read, lacks a column, has a time that is none, or times
+            that have no one order.
     """
     columns = columns or Columns()
     table = _read(path)
     user, item = (_one_of(path, table, names) for names in (columns.user, columns.item))
-    wanted = {"user": _text(pl.col(user)), "item": _text(pl.col(item))}
+    wanted = [_text(pl.col(user)).alias("user"), _text(pl.col(item)).alias("item")]
     try:
-        time = next((name for name in columns.time if name in table.collect_schema()), None)
+        schema = table.collect_schema()
+        time = next((name for name in columns.time if name in schema), None)
         if time:
-            wanted["time"] = pl.col(time)
-        rows = table.select(**wanted).filter(pl.col("user").is_not_null()).collect()
+            wanted += times(pl.col(time), schema[time], columns.time_format)
+        numbered = table.with_row_index("row", offset=1).select("row", *wanted)
+        rows = numbered.filter(pl.col("user").is_not_null()).collect()
     except UNREADABLE as error:
         raise HistoryError(f"{path} cannot be read: {_first_line(error)}") from error
     if time:
-        moments = _moments(path, time, rows["time"])
+        moments = _moments(path, time, rows, columns.time_unit)
         rows = rows.with_columns(time=moments).sort("time", maintain_order=True)
     users = rows["user"].unique(maintain_order=True)
     return _numbered(users, rows.lazy().select("user", "item"), items)
@@ -198,25 +208,27 @@ def _text(column: pl.Expr) -> pl.Expr:
     return pl.when(text != "").then(text)
 
 
-def _moments(path: Path, name: str, times: pl.Series) -> pl.Series:
-    """Times that sort in their order: numbers, or moments."""
-    if times.dtype.is_numeric() or times.dtype.is_temporal():
-        moments = times
-    else:
-        text = times.cast(pl.String).str.strip_chars()
-        kinds = (
-            text.cast(pl.Float64, strict=False),
-            text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False),
-        )
-        moments = min(kinds, key=lambda kind: kind.null_count())
-    if moments.null_count():
-        row = int(moments.is_null().arg_true()[0])
+def _moments(path: Path, name: str, rows: pl.DataFrame, unit: str | None) -> pl.Series:
+    """The times of `rows` (row, time, kind, time_text) in one unit, so that they sort."""
+    instead = "Mend it, or leave the column out: rows are then taken in their order."
+    bad = rows.filter(pl.col("time").is_null())
+    if bad.height:
+        raise HistoryError(f"{path}: {_time_at(bad, 0, name)}, which is no time. {instead}")
+    if rows.is_empty():
+        return rows["time"]
+    try:
+        return settled(rows["time"], rows["kind"], unit)[0]
+    except MixedTimes as error:
+        first, second = (_time_at(rows, at, name) for at in sorted((error.first, error.second)))
         raise HistoryError(
-            f"{path}: row {row + 1} has the {name} {times[row]!r}, which is neither a number nor "
-            "an ISO date or time (or other rows have another kind). Mend it, or leave the column "
-            "out: rows are then taken in their order."
-        )
-    return moments
+            f"{path}: the column {name} mixes {error}: {first}, but {second}. Such times have no "
+            f"one order. {instead}"
+        ) from error
+
+
+def _time_at(rows: pl.DataFrame, place: int, name: str) -> str:
+    row, text = rows.select("row", "time_text").row(place)
+    return f"row {row:,} has the {name} {text!r}"
 
 
 def _first_line(error: BaseException) -> str:

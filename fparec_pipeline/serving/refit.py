@@ -29,6 +29,7 @@ from fparec_pipeline.training.record import (
     HISTORY_SCHEMA,
     WEIGHTS,
     Attempt,
+    Progress,
     TrialRecord,
     write_parquet,
 )
@@ -36,11 +37,13 @@ from fparec_pipeline.training.trial import (
     CHECKPOINT_SECONDS,
     Epochs,
     begin_attempt,
+    halving,
+    memory_errors,
     new_attempt,
     resumable,
 )
 
-OnEpoch = Callable[[int, int], None]  # told the epoch and how many there are
+OnEpoch = Callable[[Progress], None]
 
 
 def refit_fingerprint(trial_fingerprint: str, epochs: int) -> str:
@@ -87,7 +90,7 @@ def refit(
 
     Raises:
         TrainingDiverged: the loss is not finite.
-        OutOfMemory: memory ran out.
+        OutOfMemory: memory ran out a second time.
         TrialCorrupt: the checkpoint is damaged.
     """
     fingerprint = refit_fingerprint(chosen.fingerprint, chosen.best_epoch)
@@ -95,19 +98,35 @@ def refit(
         update={"fingerprint": fingerprint, "block_parts": chosen.block_parts}
     )
     attempt = resumable(folder, new) or begin_attempt(folder, new)
-    epochs = Epochs(trial, whole(splits), attempt)
+    everything, last = whole(splits), chosen.best_epoch
+    return halving(
+        lambda each: _train(trial, everything, last, folder, each, on_epoch), folder, attempt
+    )
+
+
+def _train(
+    trial: Trial,
+    splits: Splits,
+    last: int,
+    folder: Path,
+    attempt: Attempt,
+    on_epoch: OnEpoch | None,
+) -> tuple[Attempt, TrainingState]:
+    """Train to the end of the epoch `last`, and write what is left of it."""
+    epochs = Epochs(trial, splits, attempt)
     state = load_checkpoint(folder, epochs.model, epochs.optimizer, attempt.attempt)
     saved = time.perf_counter()
-    while state.epoch < chosen.best_epoch:
-        started = time.perf_counter()
-        state.epoch += 1
-        loss = epochs.train(state.epoch)
-        _note(state, loss, time.perf_counter() - started, epochs.batches.targets_per_epoch)
-        if on_epoch:
-            on_epoch(state.epoch, chosen.best_epoch)
-        if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            save_checkpoint(folder, state, epochs.model, epochs.optimizer, attempt.attempt)
-            saved = time.perf_counter()
+    with memory_errors(trial, state):
+        while state.epoch < last:
+            started = time.perf_counter()
+            state.epoch += 1
+            loss = epochs.train(state.epoch)
+            _note(state, loss, time.perf_counter() - started, epochs.batches.targets_per_epoch)
+            if on_epoch:
+                on_epoch(_progress(trial, state, last))
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                save_checkpoint(folder, state, epochs.model, epochs.optimizer, attempt.attempt)
+                saved = time.perf_counter()
     write_parquet(folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
     with write_atomically(folder / WEIGHTS) as part:
         weights = epochs.model.state_dict()
@@ -128,3 +147,8 @@ def _note(state: TrainingState, loss: float, seconds: float, targets: int) -> No
             "targets_per_second": targets / seconds,
         }
     )
+
+
+def _progress(trial: Trial, state: TrainingState, last: int) -> Progress:
+    rate = state.history[-1]["targets_per_second"]
+    return Progress(trial.id, state.epoch, last, last, None, rate)

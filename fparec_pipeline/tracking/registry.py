@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Any
 from fparec_pipeline.config import PACKAGE
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.serving.answers import DEFAULT_K
-from fparec_pipeline.serving.champion import Champion, read_champion, read_pointer
+from fparec_pipeline.serving.champion import (
+    Champion,
+    ChampionCorrupt,
+    promoted,
+    read_champion,
+    read_pointer,
+)
 from fparec_pipeline.serving.model import FACTS, ITEMS, WEIGHTS
 from fparec_pipeline.tracking.runs import Tracker
 
@@ -73,6 +79,24 @@ class Registry:
         before = pointer.previous if pointer else None
         previous = read_champion(dataset, self.data, before) if before else None
         return self.tracker.reach(lambda client: self._sync(client, champion, previous))
+
+    def sync_all(self) -> int | None:
+        """Register the champions of every dataset; a damaged one is passed over with a warning.
+
+        Returns:
+            Of how many datasets they are up to date; None where MLflow cannot be reached.
+        """
+        synced = 0
+        for dataset in promoted(self.data):
+            try:
+                version = self.sync(dataset)
+            except ChampionCorrupt as error:
+                logger.warning("%s", error)
+                continue
+            if version is None:
+                return None
+            synced += 1
+        return synced
 
     def url(self, dataset: str) -> str:
         """Where a browser finds the registered model."""

@@ -141,8 +141,14 @@ class Progress:
     epoch: int
     max_epochs: int
     best_epoch: int
-    valid_ndcg_at_10: float
+    valid_ndcg_at_10: float | None  # None: of a refit, which has no validation
     targets_per_second: float
+
+    @property
+    def words(self) -> str:
+        """The epoch and how good it is, shortly."""
+        value = self.valid_ndcg_at_10
+        return f"epoch {self.epoch}" + (f" NDCG@10 {value:.4f}" if value is not None else "")
 
 
 def write_json(path: Path, content: BaseModel | dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ import shutil
 import statistics
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -82,6 +82,8 @@ from fparec_pipeline.training.record import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints at least
 CHECKPOINT_SHARE = 0.05  # of the time goes into them at most: a large one is written more rarely
@@ -300,16 +302,40 @@ def parameter_groups(
 def _train(
     trial: Trial, splits: Splits, folder: Path, attempt: Attempt, observer: Observer
 ) -> TrialRecord:
-    """The attempt's result; when memory runs out, once more from its checkpoint in half blocks."""
+    return halving(
+        lambda attempt: _Training(trial, splits, folder, attempt, observer).run(), folder, attempt
+    )
+
+
+def halving(train: Callable[[Attempt], T], folder: Path, attempt: Attempt) -> T:
+    """`train`'s result; when memory runs out, once more from its checkpoint in half blocks.
+
+    Raises:
+        OutOfMemory: memory ran out in half blocks too.
+    """
     try:
-        return _Training(trial, splits, folder, attempt, observer).run()
+        return train(attempt)
     except OutOfMemory as error:
         if attempt.block_parts > 1:
             raise
         logger.warning("%s It resumes from its last checkpoint in half blocks.", str(error))
     # Not in the handler above, where the error still holds the memory of the step that failed.
-    halved = write_sealed(folder / ATTEMPT, attempt.model_copy(update={"block_parts": 2}))
-    return _Training(trial, splits, folder, halved, observer).run()
+    return train(write_sealed(folder / ATTEMPT, attempt.model_copy(update={"block_parts": 2})))
+
+
+@contextmanager
+def memory_errors(trial: Trial, state: TrainingState) -> Iterator[None]:
+    """Memory that runs out inside raises `OutOfMemory`, which names the trial and the epoch."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"{_where(trial, state.epoch)}: memory ran out "
+            f"({str(error).strip().partition(chr(10))[0]}). A smaller batch_size than "
+            f"{trial.hyperparameters.batch_size}, or fewer trials at once, need less."
+        ) from error
 
 
 class Epochs:
@@ -388,16 +414,8 @@ class _Training:
         self.saved, self.interval = time.perf_counter(), checkpoint_interval(0.0)
 
     def run(self) -> TrialRecord:
-        try:
+        with memory_errors(self.trial, self.state):
             return self._run()
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                f"{_where(self.trial, self.state.epoch)}: memory ran out "
-                f"({str(error).strip().partition(chr(10))[0]}). A smaller batch_size than "
-                f"{self.trial.hyperparameters.batch_size}, or fewer trials at once, need less."
-            ) from error
 
     def _run(self) -> TrialRecord:
         self.observer.on_checkpoint(self.folder)  # the start

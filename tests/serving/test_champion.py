@@ -36,7 +36,7 @@ from fparec_pipeline.training.record import (
     read_record,
     trial_folders,
 )
-from fparec_pipeline.training.trial import Epochs, new_attempt
+from fparec_pipeline.training.trial import Epochs, OutOfMemory, new_attempt
 
 
 def promoted(data, config, arm="fparec", **options):
@@ -130,9 +130,9 @@ def test_a_refit_that_was_killed_is_resumed_to_the_same_bits(data, config, monke
     # A checkpoint is written after an epoch was told; the second call is killed after one.
     told = []
 
-    def kill_later(epoch, epochs):
-        told.append(epoch)
-        if epoch == 2:
+    def kill_later(progress):
+        told.append(progress.epoch)
+        if progress.epoch == 2:
             raise Killed
 
     splits = read_splits(data.splits("tiny"))
@@ -147,13 +147,41 @@ def test_a_refit_that_was_killed_is_resumed_to_the_same_bits(data, config, monke
     assert (folders[1] / CHECKPOINT).exists()
     assert not (folders[1] / WEIGHTS).exists()
     resumed = []
-    refitting.refit(
-        trial, chosen, splits, folders[1], device="cpu", on_epoch=lambda e, n: resumed.append(e)
-    )
-    assert (told, resumed) == ([1, 2], [2, 3])
+    refitting.refit(trial, chosen, splits, folders[1], device="cpu", on_epoch=resumed.append)
+    assert (told, [each.epoch for each in resumed]) == ([1, 2], [2, 3])
     a, b = ((folder / WEIGHTS).read_bytes() for folder in folders)
     assert a == b
     assert not (folders[1] / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_refit_without_memory_goes_on_in_half_blocks_once(failures, data, config, monkeypatch):
+    """PyTorch's own error on a CPU, at the second epoch."""
+    train, failed = Epochs.train, []
+
+    def starved(self, epoch):
+        if epoch == 2 and len(failed) < failures:
+            failed.append(self.attempt.block_parts)
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return train(self, epoch)
+
+    monkeypatch.setattr(Epochs, "train", starved)
+    monkeypatch.setattr(refitting, "CHECKPOINT_SECONDS", 0)
+    trial = config.trial("tiny", "fparec", 0)
+    chosen = read_record(data.trial("tiny", "fparec", 0)).model_copy(update={"best_epoch": 3})
+    folder = data.root / "a"
+    folder.mkdir()
+    told = []
+    arguments = (trial, chosen, read_splits(data.splits("tiny")), folder)
+    if failures == 2:
+        with pytest.raises(OutOfMemory, match=r"A smaller batch_size than .* need less"):
+            refitting.refit(*arguments, device="cpu")
+    else:
+        attempt, state = refitting.refit(*arguments, device="cpu", on_epoch=told.append)
+        assert (attempt.block_parts, state.epoch) == (2, 3)
+        assert [each.epoch for each in told] == [1, 2, 3]
+        assert (folder / WEIGHTS).exists()
+    assert failed == [1, 2][:failures]
 
 
 def test_a_finished_champion_is_taken_as_it_is_and_a_locked_one_waited_for(data, config):

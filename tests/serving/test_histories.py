@@ -94,6 +94,27 @@ def test_iso_times_with_and_without_a_clock_sort_as_moments(tmp_path):
     assert as_dict(from_file(path, ITEMS)) == {"u": [2, 1]}
 
 
+def test_times_are_read_as_those_of_the_datasets_own_file(tmp_path):
+    path = tmp_path / "h.csv"
+    path.write_text("user,item,day\nu,a,02.03.2024\nu,b,03.02.2024\n")
+    columns = Columns(time=("day", "time"), time_format="%d.%m.%Y")
+    assert as_dict(from_file(path, ITEMS, columns)) == {"u": [2, 1]}
+    path.write_text("user,item,time\nu,a,5 Feb\n,b,no time\n")  # nobody's row does not count
+    with pytest.raises(HistoryError, match="row 1 has the time '5 Feb', which is no time"):
+        from_file(path, ITEMS)
+
+
+def test_times_of_two_kinds_or_two_units_have_no_one_order(tmp_path):
+    path = tmp_path / "h.csv"
+    for first, second in (("1700000000", "1700000000001"), ("2024-02-01", "1700000000")):
+        path.write_text(f"user,item,time\n,c,1\nu,a,{first}\nu,b,{second}\n")
+        with pytest.raises(HistoryError, match=rf"row 2 has.*{first}.*row 3 has.*{second}"):
+            from_file(path, ITEMS)
+    pl.DataFrame({"user": ["u"], "item": ["a"], "time": [True]}).write_parquet(path)
+    with pytest.raises(HistoryError):
+        from_file(path, ITEMS)
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from fparec_pipeline.cli.store import bring_up_to_date
 from fparec_pipeline.datasets.splits import read_splits
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.serving.answers import answer
-from fparec_pipeline.serving.champion import load_champion, promote, roll_back
+from fparec_pipeline.serving.champion import (
+    champion_folder,
+    load_champion,
+    promote,
+    roll_back,
+)
 from fparec_pipeline.serving.choice import NoChampion, choose
+from fparec_pipeline.serving.model import FACTS
 from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.tracking.registry import CHAMPIONS, Registry
 from fparec_pipeline.training.record import read_record, trial_folders
@@ -127,6 +134,20 @@ def test_a_registered_model_loads_without_this_project_and_without_pickle(
         if wanted["scores"]:
             assert found.pop("scores") == pytest.approx(wanted.pop("scores"))
         assert found == wanted
+
+
+def test_sync_registers_every_champion_and_passes_over_a_damaged_one(
+    data, config, registry, client, capsys, caplog
+):
+    assert registry.sync_all() == 0
+    champion = promoted(data, config)
+    assert bring_up_to_date(data, config)
+    assert "MLflow's registry: 1 datasets' champions are up to date." in capsys.readouterr().out
+    assert fingerprint_at(client, "champion") == champion.fingerprint
+    assert Registry(Tracker("http://127.0.0.1:9", data)).sync_all() is None
+    (champion_folder("tiny", data) / FACTS).write_text("{")
+    assert registry.sync_all() == 0
+    assert "champion.json is damaged" in caplog.text
 
 
 def test_without_mlflow_a_champion_is_made_and_registered_later(data, config, caplog):

@@ -70,7 +70,7 @@ def _typed(file: RawFile, source: Any, wanted: tuple[str, str, str]) -> pl.LazyF
     null_values = getattr(source, "null_values", NULL_WORDS)
     texts = {key: _text(table, key, types[key]) for key in "ui"}
     named = [
-        (texts[key] if key in texts else _time_text(types[key])).alias(name)
+        (texts[key] if key in texts else pl.col("t").cast(pl.String)).alias(name)
         for key, name in dict(zip("uit", wanted, strict=True)).items()
         if wanted.index(name) == "uit".index(key)
     ]
@@ -78,7 +78,7 @@ def _typed(file: RawFile, source: Any, wanted: tuple[str, str, str]) -> pl.LazyF
         "row",
         pl.struct(named).struct.json_encode().alias("record"),
         *shared.identifiers(texts["u"], texts["i"], null_values),
-        *_times(types["t"], getattr(source, "time_format", None)),
+        *times(pl.col("t"), types["t"], getattr(source, "time_format", None)),
     )
     return shared.judged(rows)
 
@@ -111,13 +111,12 @@ def _of_bytes(table: pl.LazyFrame, key: str) -> pl.Expr:
     return pl.concat_str([digits.str.slice(*part) for part in UUID_PARTS], separator="-")
 
 
-def _time_text(kind: pl.DataType) -> pl.Expr:
-    return pl.col("t").cast(pl.String)
+def times(column: pl.Expr, kind: pl.DataType, time_format: str | None) -> list[pl.Expr]:
+    """The columns time, kind and time_text of a column of this type, as `times.understood` has it.
 
-
-def _times(kind: pl.DataType, time_format: str | None) -> list[pl.Expr]:
-    """The columns time, kind and time_text. Dates and datetimes become microseconds."""
-    column, text = pl.col("t"), _time_text(kind)
+    Dates and datetimes become microseconds.
+    """
+    text = column.cast(pl.String)
     if isinstance(kind, pl.Date | pl.Datetime):
         time = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us")
         code = ZONED if isinstance(kind, pl.Datetime) and kind.time_zone else PLAIN
