@@ -42,7 +42,6 @@ def promote(
 
     Example: fparec promote ml-latest-small
     """
-    from fparec_pipeline.running import promotion
     from fparec_pipeline.running.context import open_context
     from fparec_pipeline.running.materialization import materialize
     from fparec_pipeline.serving.champion import read_champion
@@ -61,11 +60,14 @@ def promote(
                 description=f"{progress.trial}: refit, {progress.words}",
             )
 
-        if rollback:
-            ops = {"champion": {"config": wanted}}
-            error = materialize(["champion"], context, "promote", partition=dataset, ops=ops)
-        else:
-            error = promotion.promote(dataset, context, wanted, show)
+        error = materialize(
+            ["champion"] if rollback else ["trials", "champion"],
+            context,
+            "promote",
+            partition=dataset,
+            ops={"champion": {"config": wanted}},
+            on_progress=show if refit and not rollback else None,
+        )
     stop_at(error)
     _print_champion(read_champion(dataset, data))
 

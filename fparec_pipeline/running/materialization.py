@@ -4,7 +4,7 @@ Here belongs where that is done: in this process on one machine, through the que
 whose machines are the ones to load and write the data. The trials' runs are `training.py`'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -15,6 +15,7 @@ from fparec_pipeline.running.launcher import ForkingRunLauncher
 from fparec_pipeline.running.liveness import ALIVE, alive
 from fparec_pipeline.running.queue import Queue
 from fparec_pipeline.running.submission import run_all
+from fparec_pipeline.training.record import Progress
 
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 
@@ -26,11 +27,13 @@ def materialize(
     *,
     partition: str | None = None,
     ops: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> str | None:
     """Materialise assets of a job; the error's text when one fails.
 
     On one machine they are a run in this process: docs/scale.md has what they cost so, and what in
-    a process of their own. On a cluster they are a run in the queue, as the trials are.
+    a process of their own. On a cluster, and where training is part of it and is followed, they are
+    a run in the queue, as the trials are.
 
     Args:
         keys: the assets.
@@ -38,6 +41,7 @@ def materialize(
         job: the job that has them.
         partition: the dataset, where they have partitions.
         ops: the part of the run's configuration of that name: an asset's own.
+        on_progress: told of the newest epoch now and then.
     """
     request = dg.RunRequest(
         job_name=job,
@@ -45,10 +49,11 @@ def materialize(
         partition_key=partition,
         run_config={"ops": dict(ops)} if ops else {},
     )
-    if isinstance(context.instance.run_launcher, ForkingRunLauncher):
+    if on_progress is None and isinstance(context.instance.run_launcher, ForkingRunLauncher):
         return _here(request, context)
     with Queue(context) as queue:
-        (end,) = run_all([request], context, queue, jobs=1)
+        tell = on_progress or (lambda progress: None)
+        (end,) = run_all([request], context, queue, jobs=1, on_progress=tell)
     return end.error
 
 
