@@ -120,7 +120,7 @@ def correct(mixer_arm: str, device: str) -> Line:
 
 
 def _folder(data: DataRoot, trial: Trial) -> Path:
-    return trial.id.folder(data)
+    return data.trial(*trial.id)
 
 
 def _loss(data: DataRoot, trial: Trial) -> float:

@@ -20,7 +20,7 @@ import polars as pl
 from safetensors.torch import load_file
 from scipy import stats
 
-from fparec_pipeline.config import REFERENCES, Config, Trial, TrialId, load_config
+from fparec_pipeline.config import REFERENCES, Config, Trial, load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import Splits, make_splits, read_splits
 from fparec_pipeline.models.networks import build_network
@@ -137,7 +137,7 @@ def beyond(config: Config, data: DataRoot, wanted: list[str]) -> None:
 
 def beyond_of(trial: Trial, splits: Splits, data: DataRoot) -> dict[str, float]:
     """`beyond_accuracy` and accuracy of a finished trial, {} of another."""
-    folder, h = trial.id.folder(data), trial.hyperparameters
+    folder, h = data.trial(*trial.id), trial.hyperparameters
     record = read_record(folder)
     if record is None:
         return {}
@@ -161,7 +161,7 @@ def test(name: str, config: Config, data: DataRoot, medians: pl.DataFrame) -> No
     """Every pair of arms by the paired t-test over users, Holm's correction over all pairs."""
     values = {}
     for arm in ARMS:
-        folders = [TrialId(name, arm, seed).folder(data) / RANKS for seed in SEEDS]
+        folders = [data.trial(name, arm, seed) / RANKS for seed in SEEDS]
         ranks = [pl.read_parquet(f).drop_nulls("test") for f in folders if f.exists()]
         if ranks:
             values[arm] = np.stack(

@@ -89,7 +89,7 @@ def make_history(epochs: int) -> list[dict[str, Any]]:
 
 def write_unfinished(data: DataRoot, attempt: Attempt, epochs: int = 2) -> Path:
     """An unfinished trial with a checkpoint after so many epochs (none: no checkpoint yet)."""
-    folder = attempt.id.folder(data)
+    folder = data.trial(*attempt.id)
     write_json(folder / ATTEMPT, attempt)
     if epochs:
         state = {"epoch": epochs, "history": make_history(epochs)}
@@ -108,7 +108,7 @@ def write_finished(
     hit_cap: bool = False,
 ) -> Path:
     """A finished trial; `metrics` are laid over 0.5 for every metric of every part."""
-    folder = attempt.id.folder(data)
+    folder = data.trial(*attempt.id)
     write_json(folder / ATTEMPT, attempt)
     users = {"user": [1, 2]} | {part: [3, 40] for part in RANKINGS}
     write_parquet(folder / RANKS, pl.DataFrame(users))

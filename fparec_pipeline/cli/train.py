@@ -63,13 +63,13 @@ def run(
     Tracker(None, data).settle_interrupted()  # opens the store too, before anything runs beside it
     with open_context(data, config) as context:
         settle_dead_runs(context.instance, data)
-        if retrain or not all((t.id.folder(data) / RECORD).exists() for t in trials):
+        if retrain or not all((data.trial(*t.id) / RECORD).exists() for t in trials):
             warm_up(context)  # while the data is prepared
         for dataset in names:
             _prepare(dataset, context)
         missing = _missing(trials, config, data, retrain)
         # An earlier command may have been killed when a trial was finished and not yet reported.
-        done = [t.id.folder(data) for t in trials if t not in missing]
+        done = [data.trial(*t.id) for t in trials if t not in missing]
         report_missing(done, config, context.instance)
         failed = _train(missing, context, jobs, device, retrain)
         for dataset in names:
@@ -116,11 +116,13 @@ def _prepare(dataset: str, context: "Context") -> None:
     from fparec_pipeline.defs.data import splits_are_current
     from fparec_pipeline.running.materialization import materialize
 
-    if not splits_are_current(dataset, context.config, context.data):
-        console.print(f"{dataset}: raw file, splits and their checks")
-        stop_at(materialize(["raw", "splits"], context, "prepare_data", partition=dataset))
-    with console.status(f"{dataset}: untrained references"):
-        stop_at(materialize(["references"], context, "prepare_data", partition=dataset))
+    if splits_are_current(dataset, context.config, context.data):
+        with console.status(f"{dataset}: untrained references"):
+            stop_at(materialize(["references"], context, "prepare_data", partition=dataset))
+    else:
+        console.print(f"{dataset}: raw file, splits and their checks, untrained references")
+        keys = ["raw", "splits", "references"]
+        stop_at(materialize(keys, context, "prepare_data", partition=dataset))
 
 
 def _missing(trials: Iterable[Trial], config: Config, data: DataRoot, retrain: bool) -> list[Trial]:

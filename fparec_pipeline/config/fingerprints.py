@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fparec_pipeline.config.schema import Frozen, Hyperparameters
-from fparec_pipeline.paths import DataRoot
 
 # Raised by hand whenever training changes what a trial computes; a golden trial in the tests
 # forces it. It is part of each trial's fingerprint.
@@ -36,10 +35,6 @@ class TrialId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.arm}/seed={self.seed}"
-
-    def folder(self, data: DataRoot) -> Path:
-        """Where the trial lies in the data root."""
-        return data.trial(*self)
 
     @property
     def command(self) -> str:

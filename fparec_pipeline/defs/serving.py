@@ -161,7 +161,7 @@ def _train(
         for seed in config.seeds:
             trial = config.trial(dataset, arm, seed)
             record = run_trial(trial, splits, data, device=workspace.device, observer=reporter)
-            metadata = trial_metadata(trial.id.folder(data), record, config.titles[trial.arm])
+            metadata = trial_metadata(data.trial(*trial.id), record, config.titles[trial.arm])
             for key, partition in places(config, trial.id):
                 tags = {DATA_VERSION: data_version(record)}
                 context.log_event(

@@ -184,7 +184,7 @@ def _training_asset(
             if reused:
                 context.log.info(_reuse_note(record))
             title = settings.titles[trial.arm]
-            shown = trial_result(trial.id.folder(data), record, reporter, title, reused)
+            shown = trial_result(data.trial(*trial.id), record, reporter, title, reused)
             if len(wanted) == 1:
                 yield shown
             else:
@@ -210,7 +210,7 @@ def _tag(context: dg.AssetExecutionContext, trials: Sequence[Trial]) -> None:
 @explained
 def _records(trials: Sequence[Trial], data: DataRoot) -> dict[Trial, TrialRecord]:
     """The finished trials among them, whatever they were made from."""
-    found = {trial: read_record(trial.id.folder(data)) for trial in trials}
+    found = {trial: read_record(data.trial(*trial.id)) for trial in trials}
     return {trial: record for trial, record in found.items() if record}
 
 

@@ -150,7 +150,7 @@ def read_weights(trial: Trial, config: Config, data: DataRoot) -> dict[str, np.n
         FigureMissing: there is no such trial, or it came without weights; names the command.
         TrialCorrupt: a file of the trial is missing or changed.
     """
-    folder, status = trial.id.folder(data), trial_status(trial, config, data)
+    folder, status = data.trial(*trial.id), trial_status(trial, config, data)
     if status != "done":
         raise FigureMissing(f"{trial.id} is {status}: `{trial.id.command}` trains it.")
     record = read_record(folder)

@@ -120,7 +120,7 @@ def import_results(
         ranks = _read(source / "ranks" / f"{dataset}.parquet")
         for row in rows.to_dicts():
             trial = _trial(row)
-            folder = trial.folder(data)
+            folder = data.trial(*trial)
             if (folder / ATTEMPT).exists():
                 kept.append(str(trial))
             else:

@@ -13,7 +13,7 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.study_table import escaped, markdown_table
 from fparec_pipeline.training.beyond import target_facts
 from fparec_pipeline.training.metrics import per_target
-from fparec_pipeline.training.record import RANKS, TrialId
+from fparec_pipeline.training.record import RANKS
 
 HR, NDCG = "hr_at_10", "ndcg_at_10"
 COLUMNS = (
@@ -67,7 +67,7 @@ def repeats_table(splits: Splits, trials: pl.DataFrame, config: Config, data: Da
     for (arm,), rows in current.group_by("model", maintain_order=True):
         values = []
         for seed in rows["seed"]:
-            ranks = pl.read_parquet(TrialId(splits.name, str(arm), seed).folder(data) / RANKS)
+            ranks = pl.read_parquet(data.trial(splits.name, str(arm), seed) / RANKS)
             values.append(
                 repeat_values(ranks["test"].to_numpy(), ranks["test_unseen"].to_numpy(), repeated)
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import Config, TrialId
+from fparec_pipeline.config import Config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training import beyond
 from fparec_pipeline.training.metrics import by_user, per_target
@@ -184,7 +184,7 @@ def read_tested(
     """
     frames, lists = [], []
     for seed in seeds:
-        folder = TrialId(dataset, config.trained_as(dataset, arm), seed).folder(data)
+        folder = data.trial(dataset, config.trained_as(dataset, arm), seed)
         if read_record(folder) is None:
             raise TrialCorrupt(f"{folder} holds no finished trial.")
         ranks = pl.read_parquet(folder / RANKS).filter(pl.col("test").is_not_null())

@@ -204,7 +204,7 @@ def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
 
 def trial_status(trial: Trial, config: Config, data: DataRoot) -> str:
     """ "done", "stale", "running", "interrupted" or "missing": how a trial stands today."""
-    folder = trial.id.folder(data)
+    folder = data.trial(*trial.id)
     attempt = read_attempt(folder)
     if attempt is None:
         return "missing"

@@ -51,5 +51,5 @@ def _outcomes(trials: Sequence[Trial], end: Ended, context: Context) -> Iterator
     for trial in trials:
         error = named.get(trial) if named else end.error
         if error is None:  # show it in the other studies that have this arm
-            report_missing([trial.id.folder(context.data)], context.config, context.instance)
+            report_missing([context.data.trial(*trial.id)], context.config, context.instance)
         yield Outcome(trial, error)

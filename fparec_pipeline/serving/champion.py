@@ -109,7 +109,7 @@ def promote(
     """
     dataset = choice.dataset
     trial = config.trial(*choice.trial)
-    folder_of_trial = choice.trial.folder(data)
+    folder_of_trial = data.trial(*choice.trial)
     chosen = read_record(folder_of_trial)
     if chosen is None or chosen.fingerprint != trial.fingerprint(splits.stats["data_hash"]):
         raise NoChampion(f"{choice.trial} is no finished trial of today's configuration and data.")

@@ -194,7 +194,7 @@ def validation_values(dataset: str, arm: str, seeds: Sequence[int], data: DataRo
     """
     frames = []
     for seed in seeds:
-        folder = TrialId(dataset, arm, seed).folder(data)
+        folder = data.trial(dataset, arm, seed)
         if read_record(folder) is None:
             raise TrialCorrupt(f"{folder} holds no finished trial.")
         ranks = pl.read_parquet(folder / RANKS, columns=["user", "valid"]).drop_nulls()

@@ -258,7 +258,7 @@ def run_stacked(
     with ExitStack() as locks:
         waiting = []
         for trial in trials:
-            folder = trial.id.folder(data)
+            folder = data.trial(*trial.id)
             locks.enter_context(lock_trial(folder))
             adopt_finished(folder)
             done = read_record(folder)
@@ -279,7 +279,7 @@ def run_stacked(
             for start in range(0, len(seats), size):
                 _StackedTraining(seats[start : start + size], splits).run()
         for seat in seats:
-            adopt_finished(seat.trial.id.folder(data))
+            adopt_finished(data.trial(*seat.trial.id))
             records[seat.trial.seed] = seat.result()
     return [records[trial.seed] for trial in trials]
 

@@ -34,7 +34,6 @@ from fparec_pipeline.config import (
     TRAINING_VERSION,
     Hyperparameters,
     Trial,
-    TrialId,
     reference_fingerprint,
 )
 from fparec_pipeline.datasets.files import write_atomically
@@ -164,7 +163,7 @@ def run_trial(
         OutOfMemory: memory ran out a second time; names the epoch and the arm.
         TrialCorrupt: the finished folder is damaged.
     """
-    folder = trial.id.folder(data)
+    folder = data.trial(*trial.id)
     fingerprint = trial.fingerprint(splits.stats["data_hash"])
     with ExitStack() as locks:
         locks.enter_context(lock_trial(folder))
@@ -189,7 +188,7 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
     Raises:
         TrialLocked: another process is evaluating it.
     """
-    folder = TrialId(dataset, reference, 0).folder(data)
+    folder = data.trial(dataset, reference, 0)
     data_hash = splits.stats["data_hash"]
     fingerprint = reference_fingerprint(dataset, reference, data_hash)
     with lock_trial(folder):

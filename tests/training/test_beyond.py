@@ -146,7 +146,7 @@ def trial_folder(tmp_path_factory):
     data = DataRoot(tmp_path_factory.mktemp("trial"))
     splits, trial = tiny_splits(n_items=25), tiny_trial()
     record = run_trial(trial, splits, data, device="cpu")
-    return trial.id.folder(data), record, splits
+    return data.trial(*trial.id), record, splits
 
 
 def test_a_trial_keeps_its_lists_in_small_integers(trial_folder):

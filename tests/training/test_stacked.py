@@ -43,7 +43,7 @@ def seeds_of(model="fparec", **changes):
 
 
 def folder_of(trial, data):
-    return trial.id.folder(data)
+    return data.trial(*trial.id)
 
 
 @pytest.mark.parametrize("block", [4096, 1 << 30])

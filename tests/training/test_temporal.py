@@ -66,7 +66,7 @@ def changed(rows, from_day, seed):
 def trained(rows, root, trial, **protocol):
     splits, data = splits_of_log(rows, root, **protocol)
     record = run_trial(trial, splits, data, device="cpu")
-    folder = trial.id.folder(data)
+    folder = data.trial(*trial.id)
     return record, load_file(folder / WEIGHTS), pl.read_parquet(folder / RANKS), splits
 
 

@@ -97,7 +97,7 @@ def data(tmp_path):
 
 
 def folder_of(trial, data):
-    return trial.id.folder(data)
+    return data.trial(*trial.id)
 
 
 def run(trial, splits, data, **options):
