@@ -92,7 +92,7 @@ def leaderboard_table(
 
 def block_table(block: "Block") -> Group:
     """A dataset's part of a study's table: ours, and the paper's where it has one."""
-    from fparec_pipeline.results.study_table import COLUMNS
+    from fparec_pipeline.results.medians import COLUMNS
 
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("model", overflow="fold", min_width=16)

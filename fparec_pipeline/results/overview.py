@@ -11,10 +11,9 @@ from functools import cache
 import polars as pl
 
 from fparec_pipeline.config import FILES, Config
-from fparec_pipeline.results.medians import available_medians, leaderboard, with_intervals
+from fparec_pipeline.results.medians import COLUMNS, available_medians, leaderboard, with_intervals
 from fparec_pipeline.results.plots import Estimate, forest, svg
 from fparec_pipeline.results.significance import UserRanks
-from fparec_pipeline.results.study_table import COLUMNS
 from fparec_pipeline.results.winner import HEADLINE, Winner, sentence, winner
 
 SHOWN = 16  # rows of a forest plot: the best ones

@@ -12,8 +12,9 @@ import polars as pl
 
 from fparec_pipeline.config import HERO, REFERENCES, Config
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.medians import COLUMNS
 from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
-from fparec_pipeline.results.study_table import COLUMNS, DASH, compact_markdown, markdown_table
+from fparec_pipeline.results.study_table import DASH, compact_markdown, markdown_table
 from fparec_pipeline.results.tables import render, rendered_study
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.training.record import HISTORY

@@ -25,12 +25,13 @@ from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
+from fparec_pipeline.results.medians import COLUMNS
 from fparec_pipeline.results.overview import overview
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
 from fparec_pipeline.results.plots import accuracy_and_coverage, learning_curves, svg
 from fparec_pipeline.results.published import command
 from fparec_pipeline.results.significance import Pair, UserRanks, compare
-from fparec_pipeline.results.study_table import COLUMNS, DASH, Block, Line, Table
+from fparec_pipeline.results.study_table import DASH, Block, Line, Table
 from fparec_pipeline.results.tables import (
     STATISTICS,
     rendered_study,

@@ -10,22 +10,14 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from fparec_pipeline.config import Config, Study
+from fparec_pipeline.results.medians import COLUMNS
+from fparec_pipeline.results.winner import Winner
 
-if TYPE_CHECKING:
-    from fparec_pipeline.results.winner import Winner
-
-# Metric -> heading. The paper keeps the history; with it removed there is nothing to compare.
-COLUMNS = {
-    "test/hr_at_10": "HR@10",
-    "test/ndcg_at_10": "NDCG@10",
-    "test_unseen/hr_at_10": "HR@10, history removed",
-    "test_unseen/ndcg_at_10": "NDCG@10, history removed",
-}
 DIGITS = 4  # as many as the paper prints
 DASH = "—"
 DAGGER = "†"
@@ -221,7 +213,7 @@ def compact_markdown(table: Table, metric: str = "test/ndcg_at_10") -> str:
 
 
 def leaderboard_markdown(
-    rows: list[dict[str, Any]], config: Config, found: "Winner | None" = None
+    rows: list[dict[str, Any]], config: Config, found: Winner | None = None
 ) -> str:
     """A dataset's leaderboard, its entries in their order, as a markdown table.
 

@@ -11,23 +11,32 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict
 
-from fparec_pipeline.results.significance import UserRanks, compare
-from fparec_pipeline.results.study_table import COLUMNS
+from fparec_pipeline.results.medians import COLUMNS
+from fparec_pipeline.results.significance import ALPHA, UserRanks, compare
 
 HEADLINE = "test/ndcg_at_10"
 
 
-@dataclass(frozen=True)
-class Rival:
-    """Another trained model, and the winner's test against it."""
+class Rival(BaseModel):
+    """Another arm or an untrained row, and the test of the best arm against it."""
+
+    model_config = ConfigDict(frozen=True)
 
     arm: str
-    median: float
-    difference: float | None  # winner minus it, mean over users and seeds; None: ranks are damaged
+    title: str
+    trained: bool
+    median: float  # over its seeds
+    difference: float | None  # best minus it, mean over users and seeds; None: ranks are damaged
     p_holm: float | None
 
-    ahead: bool = False  # whether the winner is significantly ahead of it
+    @property
+    def beaten(self) -> bool:
+        """Whether the best arm is significantly ahead of it."""
+        if self.difference is None or self.p_holm is None:
+            return False
+        return self.difference > 0 and self.p_holm < ALPHA
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,12 @@ class Winner:
     @property
     def sure(self) -> bool:
         """Whether it is significantly ahead of every other trained model, of which there is one."""
-        return bool(self.rivals) and all(rival.ahead for rival in self.rivals)
+        return bool(self.rivals) and all(rival.beaten for rival in self.rivals)
 
     @property
     def not_ahead_of(self) -> tuple[str, ...]:
         """The models that the test cannot tell from it."""
-        return tuple(rival.arm for rival in self.rivals if not rival.ahead)
+        return tuple(rival.arm for rival in self.rivals if not rival.beaten)
 
 
 def winner(
@@ -110,10 +119,11 @@ def _rivals(
         rivals.append(
             Rival(
                 arm=row["model"],
+                title=users.config.titles.get(row["model"], row["model"]),
+                trained=True,
                 median=row[metric],
                 difference=None if test is None else test.difference,
                 p_holm=None if test is None else test.p_holm,
-                ahead=test is not None and test.significant and test.difference > 0,
             )
         )
     return rivals
@@ -134,7 +144,7 @@ def sentence(found: Winner, titles: Mapping[str, str]) -> str:
     words += f" (seeds {', '.join(map(str, found.seeds))})."
     if found.provisional:
         words += " Provisional: fewer than three seeds."
-    ahead = [titles.get(r.arm, r.arm) for r in found.rivals if r.ahead]
+    ahead = [rival.title for rival in found.rivals if rival.beaten]
     if not found.rivals:
         words += " No other model has been trained."
     elif found.sure:

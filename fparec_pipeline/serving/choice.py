@@ -19,6 +19,7 @@ from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.medians import ENOUGH_SEEDS, available_medians, leaderboard
 from fparec_pipeline.results.significance import compare
+from fparec_pipeline.results.winner import Rival
 from fparec_pipeline.training.metrics import by_user, per_target
 from fparec_pipeline.training.record import RANKS, TrialCorrupt, read_record
 
@@ -27,33 +28,6 @@ METRIC = "valid/ndcg_at_10"  # what also chose the epoch of every trial
 
 class NoChampion(DatasetError):
     """There is no trial to choose, or no champion yet; the message says what to run."""
-
-
-class Rival(BaseModel):
-    """An arm or an untrained row beside the champion."""
-
-    model_config = ConfigDict(frozen=True)
-
-    arm: str
-    title: str
-    trained: bool
-    median: float  # of METRIC over its seeds
-    difference: float  # the champion's mean over users and seeds minus its own
-    p_holm: float
-
-    @property
-    def beaten(self) -> bool:
-        return self.difference > 0 and self.p_holm < 0.05
-
-    @property
-    def cost(self) -> str:
-        """What choosing it instead of the champion would cost, in words."""
-        mean = self.median + self.difference
-        share = f" ({abs(self.difference) / mean:.1%})" if mean > 0 else ""
-        what = f"{self.title}{'' if self.trained else ', untrained,'}"
-        if self.difference > 0:
-            return f"{what} would cost {self.difference:.4f}{share} of it"
-        return f"{what} would gain {-self.difference:.4f}{share} of it"
 
 
 class Choice(BaseModel):
@@ -84,14 +58,25 @@ class Choice(BaseModel):
                 f"{self.title} was trained with {len(self.seeds)} of {ENOUGH_SEEDS} seeds: its "
                 "median is provisional."
             )
-        sentences += [
-            f"{self.title} is not {'significantly ' if rival.difference > 0 else ''}better than "
-            f"{rival.title} (validation NDCG@10 {self.median:.4f} against {rival.median:.4f}, "
-            f"p {rival.p_holm:.2g}): {rival.cost}."
-            for rival in self.rivals
-            if not rival.beaten
-        ]
-        return sentences
+        return sentences + [self._doubt(rival) for rival in self.rivals if not rival.beaten]
+
+    def _doubt(self, rival: Rival) -> str:
+        better = "significantly better" if (rival.difference or 0.0) > 0 else "better"
+        return (
+            f"{self.title} is not {better} than {rival.title} (validation NDCG@10 "
+            f"{self.median:.4f} against {rival.median:.4f}, p {rival.p_holm:.2g}): {cost(rival)}."
+        )
+
+
+def cost(rival: Rival) -> str:
+    """What choosing it instead of the champion would cost, in words."""
+    difference = rival.difference or 0.0
+    mean = rival.median + difference
+    share = f" ({abs(difference) / mean:.1%})" if mean > 0 else ""
+    what = f"{rival.title}{'' if rival.trained else ', untrained,'}"
+    if difference > 0:
+        return f"{what} would cost {difference:.4f}{share} of it"
+    return f"{what} would gain {-difference:.4f}{share} of it"
 
 
 def choose(

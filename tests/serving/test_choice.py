@@ -10,7 +10,8 @@ from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import ConfigError
 from fparec_pipeline.results.trials import trials_frame
-from fparec_pipeline.serving.choice import METRIC, NoChampion, Rival, choose
+from fparec_pipeline.results.winner import Rival
+from fparec_pipeline.serving.choice import METRIC, NoChampion, choose, cost
 from fparec_pipeline.training.record import RANKS, read_record, sha256, write_json
 
 TEST = "test/ndcg_at_10"
@@ -118,7 +119,7 @@ def test_a_better_untrained_row_is_said_to_gain():
         p_holm=0.001,
     )
     assert not rival.beaten
-    assert rival.cost == "Transitions, untrained, would gain 0.0100 (25.0%) of it"
+    assert cost(rival) == "Transitions, untrained, would gain 0.0100 (25.0%) of it"
 
 
 def test_without_a_trial_there_is_a_sentence_that_says_what_to_run(empty, config):
