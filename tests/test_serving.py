@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from processes import wait_until
 from servers import MAIN, answers, free_ports
 
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.running.servers import GRACE_SECONDS
 from fparec_pipeline.serving.champion import read_champion, read_pointer
 from fparec_pipeline.tracking import default_uri
 
@@ -136,8 +138,10 @@ def port(data, tmp_path_factory):
             yield free
         finally:
             server.send_signal(signal.SIGINT)
+            interrupted = time.monotonic()
             status = server.wait(60)
     assert status == 0, log.read_text()
+    assert time.monotonic() - interrupted < GRACE_SECONDS  # nothing had to be killed
 
 
 def records(*histories: object) -> dict:

@@ -1,5 +1,6 @@
 """`fparec serve`: the champion of a dataset, served from MLflow's registry until Ctrl-C."""
 
+import os
 import signal
 import subprocess
 import time
@@ -34,4 +35,6 @@ def serve_model(data: DataRoot, dataset: str, port: int) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
+        if server.poll() is None:  # mlflow waits for uvicorn and does not pass the interrupt on
+            os.killpg(server.pid, signal.SIGINT)
         servers.end([server])
