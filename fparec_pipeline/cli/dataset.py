@@ -139,11 +139,26 @@ def _check(name: str, config: Config, data: DataRoot) -> None:
         sections = inspect(name, config.datasets[name], data)
     for section in sections:
         _print(section)
+    _audit_splits(name, data)
     console.print(
         f"\nTrain on it:  fparec run --datasets {name} --models fparec,sasrec --seeds 0",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _audit_splits(name: str, data: DataRoot) -> None:
+    """How much the order of the splits on disk says, where there are some; the report shows it."""
+    from fparec_pipeline.datasets.audit import sentences
+    from fparec_pipeline.datasets.inspecting import Section
+    from fparec_pipeline.training.sequential import keep_audit
+
+    folder = data.splits(name)
+    if not (folder / "stats.json").exists():
+        return
+    with console.status(f"{name}: the order of the splits"):
+        found = dict(sentences(keep_audit(folder)))
+    _print(Section("The splits on disk", [("order", found["order"])]))
 
 
 def _print(section: "Section") -> None:

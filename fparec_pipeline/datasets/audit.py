@@ -85,6 +85,7 @@ def _drift(rows: pl.DataFrame) -> dict[str, float]:
         for name, part in (("a", ordered.head(half)), ("b", ordered.slice(half)))
     ]
     both = shares[0].join(shares[1], on="item", how="full", coalesce=True).fill_null(0.0)
+    both = both.sort("item")  # a sum of floats depends on its order
     end = ordered.slice(last)
     return {
         "drift": float((both["a"] - both["b"]).abs().sum()) / 2,

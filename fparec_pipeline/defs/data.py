@@ -66,14 +66,14 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
     )
     @explained
     def splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-        from fparec_pipeline.training.sequential import audit_of  # needs torch
+        from fparec_pipeline.training.sequential import keep_audit  # needs torch
 
         name, data = context.partition_key, workspace.data
         dataset = config.datasets[name]
         made = make_splits(name, dataset, fetch_raw(name, dataset, data), data)
         folder = data.splits(name)
         results = check_splits(folder, dataset)
-        audit = audit_of(folder)
+        audit = keep_audit(folder)
         return dg.MaterializeResult(
             metadata={
                 **{k: v for k, v in made.stats.items() if isinstance(v, int | float | str)},

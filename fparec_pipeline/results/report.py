@@ -22,7 +22,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fparec_pipeline.config import Config
+from fparec_pipeline.datasets.audit import sentences
 from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.splits import SplitsError
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.claims import judge, read_claims
 from fparec_pipeline.results.medians import COLUMNS
@@ -42,6 +44,7 @@ from fparec_pipeline.results.tables import (
 from fparec_pipeline.results.tick import read_tick
 from fparec_pipeline.results.trials import under_arm_names
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt
+from fparec_pipeline.training.sequential import kept_audit
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +93,7 @@ def build_report(
         figures=_figures(data, config, trials),
         curves=_curves(data, config, trials),
         beyond=_beyond(config, trials),
+        audits=_audits(config, data, trials),
         trials=_provenance(trials, data, links),
         dash=DASH,
     )
@@ -396,6 +400,27 @@ def _beyond(config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
         title = _title(str(dataset), config)
         points = {config.titles.get(arm, arm): (x, y) for _, arm, x, y in rows.iter_rows()}
         found.append({"title": title, "image": _image(svg(accuracy_and_coverage(points, title)))})
+    return found
+
+
+def _audits(config: Config, data: DataRoot, trials: pl.DataFrame) -> list[dict[str, Any]]:
+    """What was kept of each dataset's audit, or the command that makes one."""
+    there = trials["dataset"].unique().to_list()
+    found = []
+    for dataset in (name for name in config.datasets if name in there):
+        folder = data.splits(dataset)
+        try:
+            kept = kept_audit(folder)
+        except SplitsError:
+            kept = None
+        word = "dataset check" if folder.exists() else "run --datasets"
+        found.append(
+            {
+                "title": _title(dataset, config),
+                "lines": sentences(kept) if kept else [],
+                "command": f"fparec {word} {shlex.quote(dataset)}",
+            }
+        )
     return found
 
 

@@ -4,6 +4,7 @@ Belongs to the audit (`datasets.audit`), and stands here because it ranks.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ import numpy as np
 import polars as pl
 
 from fparec_pipeline.datasets.audit import audit
-from fparec_pipeline.datasets.splits import PARTS, TARGET, Splits, Window, read_splits
+from fparec_pipeline.datasets.files import write_atomically
+from fparec_pipeline.datasets.splits import (
+    PARTS,
+    TARGET,
+    Splits,
+    Window,
+    read_splits,
+    statistics_on_disk,
+)
 from fparec_pipeline.models.untrained import transitions_scorer
 from fparec_pipeline.training.evaluation import EvaluationSet, rank_targets
 from fparec_pipeline.training.metrics import metrics_from_ranks
 
+KEPT = "audit.json"  # in the folder of the splits
 USERS = 2000  # of which the test targets are ranked, at most
 
 
@@ -33,6 +43,31 @@ def audit_of(folder: Path) -> dict[str, Any]:
     rows = pl.concat([part.drop(TARGET, strict=False) for part in parts])
     unit = splits.stats.get("time", {}).get("unit")
     return audit(rows.sort("user", maintain_order=True), unit) | sequentiality(splits)
+
+
+def keep_audit(folder: Path) -> dict[str, Any]:
+    """`audit_of`, kept beside the splits for who shows it; raises as that does."""
+    found = audit_of(folder)
+    stats = statistics_on_disk(folder) or {}
+    with write_atomically(folder / KEPT) as part:
+        part.write_text(json.dumps({"data_hash": stats["data_hash"], "audit": found}) + "\n")
+    return found
+
+
+def kept_audit(folder: Path) -> dict[str, Any] | None:
+    """What `keep_audit` has kept; None where it has not, or of other splits, or it is damaged.
+
+    Raises:
+        SplitsError: `stats.json` cannot be read or is incomplete.
+    """
+    stats = statistics_on_disk(folder)
+    try:
+        kept = json.loads((folder / KEPT).read_text())
+        if stats is not None and kept["data_hash"] == stats["data_hash"]:
+            return dict(kept["audit"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return None
 
 
 def sequentiality(splits: Splits, seed: int = 0) -> dict[str, float]:

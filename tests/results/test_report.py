@@ -3,15 +3,18 @@
 import json
 import re
 
+import polars as pl
 import pytest
 from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.audit import audit
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.training.record import RANKS
+from fparec_pipeline.training.sequential import KEPT
 
 OWN = """
 [my-shop.sources.export]
@@ -209,3 +212,19 @@ def test_accuracy_stands_beside_coverage_where_trials_have_lists(data):
     section = html_of(data).partition('<section id="beyond">')[2].partition("</section>")[0]
     assert section.count("<img") == 1
     assert "Test NDCG@10 against coverage of the catalogue, Amazon Beauty" in section
+
+
+def test_a_kept_audit_is_shown_and_who_has_none_says_how_to_make_one(data):
+    write_splits(data, "beauty")
+    write_finished(data, make_attempt(load_config(data), "beauty", "fparec", 0))
+    section = html_of(data).partition('<section id="audit">')[2].partition("</section>")[0]
+    assert "Not audited: Amazon Beauty (<code>fparec dataset check beauty</code>)" in section
+    folder = data.splits("beauty")
+    found = audit(pl.DataFrame({"user": [1, 1, 1], "item": [1, 2, 1], "time": [0, 1, 2]}), "s")
+    found |= {"transitions": 0.25, "transitions_shuffled": 0.125}
+    data_hash = json.loads((folder / "stats.json").read_text())["data_hash"]
+    (folder / KEPT).write_text(json.dumps({"data_hash": data_hash, "audit": found}))
+    section = html_of(data).partition('<section id="audit">')[2].partition("</section>")[0]
+    assert "33.3% are of an item that the user had before" in section
+    assert "NDCG@10 0.2500, and 0.1250 when its training is shuffled" in section
+    assert "Not audited" not in section

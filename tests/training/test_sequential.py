@@ -5,7 +5,13 @@ import random
 from test_temporal import log, splits_of_log
 from tiny import splits_of
 
-from fparec_pipeline.training.sequential import audit_of, sequentiality
+from fparec_pipeline.training.sequential import (
+    KEPT,
+    audit_of,
+    keep_audit,
+    kept_audit,
+    sequentiality,
+)
 
 
 def test_walks_are_sequential_and_drawn_items_are_not():
@@ -27,3 +33,14 @@ def test_the_audit_of_splits_on_disk_has_all_parts(tmp_path):
     assert found["interactions"] == len(rows)
     assert found["first"].startswith("1970-01")
     assert 0 <= found["transitions_shuffled"] <= 1
+
+
+def test_an_audit_is_kept_for_its_splits_only(tmp_path):
+    _, data = splits_of_log(log(), tmp_path)
+    folder = data.splits("tiny")
+    assert kept_audit(folder) is None
+    assert keep_audit(folder) == audit_of(folder) == kept_audit(folder)
+    text = (folder / KEPT).read_text()
+    for damaged in (text[:-20], text.replace('"data_hash": "', '"data_hash": "0'), "[]"):
+        (folder / KEPT).write_text(damaged)
+        assert kept_audit(folder) is None
