@@ -65,7 +65,7 @@ def materialized_trials(data: DataRoot) -> list[float]:
             partition = dg.MultiPartitionKey({"dataset": DATASET, "seed": str(seed)})
             started = time.perf_counter()
             key = f"trained/{MODEL}"
-            if error := materialize([key], context, partition=partition, device="cpu"):
+            if error := materialize([key], context, "train_benchmark", partition=partition):
                 raise RuntimeError(error)
             seconds.append(time.perf_counter() - started)
     return seconds

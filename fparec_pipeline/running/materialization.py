@@ -1,7 +1,8 @@
 """Assets that a command materialises before and after the trials: data, results, champions.
 
-Here belongs where that is done: in this process on one machine, through the queue on a cluster,
-whose machines are the ones to load and write the data. The trials' runs are `training.py`'s.
+Here belongs where that is done: in this process on one machine. On a cluster, results are rendered
+here too, from small files; all else goes through the queue, so that its nodes load and write the
+data. The trials' runs are `training.py`'s.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from fparec_pipeline.running.queue import Queue
 from fparec_pipeline.running.submission import run_all
 from fparec_pipeline.training.record import Progress
 
+RENDERING = ("render_medians", "render_tables", "render_figures")  # jobs
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 
 
@@ -31,9 +33,9 @@ def materialize(
 ) -> str | None:
     """Materialise assets of a job; the error's text when one fails.
 
-    On one machine they are a run in this process: docs/scale.md has what they cost so, and what in
-    a process of their own. On a cluster, and where training is part of it and is followed, they are
-    a run in the queue, as the trials are.
+    On one machine they are a run in this process, and so is rendering anywhere: docs/scale.md has
+    what that costs, and what a process of their own does. On a cluster, and where training is part
+    of it and is followed, they are a run in the queue, as the trials are.
 
     Args:
         keys: the assets.
@@ -49,7 +51,8 @@ def materialize(
         partition_key=partition,
         run_config={"ops": dict(ops)} if ops else {},
     )
-    if on_progress is None and isinstance(context.instance.run_launcher, ForkingRunLauncher):
+    on_one_machine = isinstance(context.instance.run_launcher, ForkingRunLauncher)
+    if on_progress is None and (on_one_machine or job in RENDERING):
         return _here(request, context)
     with Queue(context) as queue:
         tell = on_progress or (lambda progress: None)

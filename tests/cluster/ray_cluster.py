@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on loopback, each of processes of its own."""
+"""A Ray cluster on loopback, a head and two nodes, each of processes of its own."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from servers import answers, free_ports
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray" / "dagster.yaml"
 RAY = str(Path(sys.executable).with_name("ray"))
 HOST = "127.0.0.1"
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class Cluster:
 
 
 @contextmanager
-def ray_cluster(workers: int = 0) -> Iterator[Cluster]:
-    """Two nodes that train; or a head that does not, and `workers` that do."""
+def ray_cluster() -> Iterator[Cluster]:
+    """A head that trains nothing, and WORKERS nodes that do, each a run at a time."""
     port, dashboard = free_ports(2)
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     common = ["--node-ip-address", HOST, "--disable-usage-stats", "--block"]
     # Ray's sockets have long names below this folder, for which there are 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         head = ["--head", "--port", str(port), "--temp-dir", folder, "--dashboard-host", HOST]
-        head += ["--dashboard-port", str(dashboard), "--num-cpus", "0" if workers else "1"]
+        head += ["--dashboard-port", str(dashboard), "--num-cpus", "0"]
         nodes: list[subprocess.Popen] = []
         with (Path(folder) / "nodes.log").open("w") as log:
 
@@ -59,7 +60,7 @@ def ray_cluster(workers: int = 0) -> Iterator[Cluster]:
                 start(*head)
                 cluster = Cluster(f"http://{HOST}:{dashboard}", nodes)
                 wait_until(lambda: answers(f"{cluster.address}/api/version"), "Ray's dashboard")
-                for _ in range(workers or 1):  # one after the other: they choose ports by looking
+                for _ in range(WORKERS):  # one after the other: they choose ports by looking
                     start("--address", f"{HOST}:{port}", "--num-cpus", "1")
                     wait_until(
                         lambda: alive_nodes(cluster.address) == len(nodes), "another node is up"

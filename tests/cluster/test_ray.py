@@ -1,6 +1,7 @@
 """Trials on a Ray cluster: the same results, and what becomes of them when something is killed.
 
-Only `make test-cluster` runs these: they start two Ray nodes on this machine, which takes a minute.
+Only `make test-cluster` runs these: they start three Ray nodes on this machine, which takes a
+minute. The last test ends one of them.
 """
 
 import os
@@ -17,6 +18,9 @@ from processes import PATIENCE_S, wait_until
 from ray_cluster import Cluster, home_on, ray_cluster
 from servers import MAIN
 
+from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.sources import fetch_raw
+from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import (
     LOCK,
@@ -46,6 +50,12 @@ class Place:
         if cluster:
             self.environment |= home_on(cluster, folder / "home")
 
+    def prepare(self) -> "Place":
+        """Make the splits in this process, which takes a moment."""
+        tiny = load_config(self.data).datasets["tiny"]
+        make_splits("tiny", tiny, fetch_raw("tiny", tiny, self.data), self.data)
+        return self
+
     def start(self, *arguments: str) -> subprocess.Popen:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         command = [sys.executable, "-c", MAIN, *arguments]
@@ -60,9 +70,20 @@ class Place:
 
     def runs(self) -> list[dg.DagsterRun]:
         """Those that train, the newest first."""
-        home = self.environment["DAGSTER_HOME"]
-        with dg.DagsterInstance.from_config(home) as instance:
-            return [run for run in instance.get_runs() if run.job_name.startswith("train_")]
+        return [run for run in self.all_runs() if run.job_name.startswith("train_")]
+
+    def all_runs(self) -> list[dg.DagsterRun]:
+        """Those of data and results too."""
+        with self.instance() as instance:
+            return list(instance.get_runs())
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(self.environment["DAGSTER_HOME"])
+
+    def went_to_ray(self, run: dg.DagsterRun) -> bool:
+        with self.instance() as instance:
+            told = [entry.message for entry in instance.all_logs(run.run_id)]
+        return any("Ray run job created" in message for message in told)
 
 
 def trainer(folder: Path) -> psutil.Process:
@@ -95,13 +116,15 @@ def test_trials_on_the_cluster_have_the_weights_of_trials_here(cluster, tmp_path
     for arm in ("fparec", "sasrec"):
         records = [read_record(p.data.trial("tiny", arm, 0)) for p in (there, here)]
         assert records[0].files[WEIGHTS] == records[1].files[WEIGHTS]
-    assert all(run.is_success for run in there.runs())
+    runs = [run for run in there.all_runs() if not run.job_name.startswith("render_")]
+    assert {run.job_name for run in runs} == {"prepare_data", "train_benchmark"}
+    assert all(run.is_success and there.went_to_ray(run) for run in runs)
     assert {run.tags["arm"] for run in there.runs()} == {"fparec", "sasrec"}
 
 
 @pytest.mark.fault("cluster")
 def test_a_killed_trial_is_resumed_and_ends(cluster, tmp_path, harm):
-    place = Place(tmp_path, cluster, 3000)
+    place = Place(tmp_path, cluster, 3000).prepare()
     folder = place.data.trial("tiny", "fparec", 0)
     command = place.start(*RUN, "fparec")
     wait_until(lambda: is_locked(folder) and read_attempt(folder) is not None, "it trains")
@@ -119,7 +142,7 @@ def test_a_killed_trial_is_resumed_and_ends(cluster, tmp_path, harm):
 def test_a_run_that_is_interrupted_frees_lock_and_slot_and_mlflow_says_killed(
     cluster, tmp_path, harm
 ):
-    place = Place(tmp_path, cluster, 1_000_000)
+    place = Place(tmp_path, cluster, 1_000_000).prepare()
     folder = place.data.trial("tiny", "fparec", 0)
     command = place.start(*RUN, "fparec")
     wait_until(lambda: mlflow_known(place.data) == ["RUNNING"], "MLflow knows that it trains")
@@ -138,26 +161,25 @@ def mlflow_known(data: DataRoot) -> list[str]:
 
 
 @pytest.mark.fault("cluster")
-def test_of_a_killed_nodes_orphan_and_its_successor_one_writes_the_trial(tmp_path, harm):
-    with ray_cluster(workers=2) as cluster:  # its own: a node of it dies
-        place = Place(tmp_path, cluster, 1_000_000)
-        folder = place.data.trial("tiny", "fparec", 0)
-        command = place.start(*RUN, "fparec")
-        wait_until(lambda: is_locked(folder) and read_attempt(folder) is not None, "it trains")
-        orphan, attempt = trainer(folder), read_attempt(folder).attempt
-        raylets = [cluster.raylet(node) for node in range(1, len(cluster.nodes))]
-        next(raylet for raylet in raylets if is_below(orphan, raylet)).kill()
-        harm()
-        # Dagster starts the run anew on the other node.
-        output, _ = command.communicate(timeout=PATIENCE_S * 3)
-        try:
-            assert orphan.is_running() and trainer(folder) == orphan
-            assert command.returncode == 1
-            assert "is being trained by another process" in output
-            assert read_attempt(folder).attempt == attempt
-            assert not (folder / RECORD).exists()
-        finally:
-            orphan.kill()
+def test_of_a_killed_nodes_orphan_and_its_successor_one_writes_the_trial(cluster, tmp_path, harm):
+    place = Place(tmp_path, cluster, 1_000_000).prepare()
+    folder = place.data.trial("tiny", "fparec", 0)
+    command = place.start(*RUN, "fparec")
+    wait_until(lambda: is_locked(folder) and read_attempt(folder) is not None, "it trains")
+    orphan, attempt = trainer(folder), read_attempt(folder).attempt
+    raylets = [cluster.raylet(node) for node in range(1, len(cluster.nodes))]
+    next(raylet for raylet in raylets if is_below(orphan, raylet)).kill()
+    harm()
+    # Dagster starts the run anew on the other node.
+    output, _ = command.communicate(timeout=PATIENCE_S * 3)
+    try:
+        assert orphan.is_running() and trainer(folder) == orphan
+        assert command.returncode == 1
+        assert "is being trained by another process" in output
+        assert read_attempt(folder).attempt == attempt
+        assert not (folder / RECORD).exists()
+    finally:
+        orphan.kill()
 
 
 def is_below(process: psutil.Process, raylet: psutil.Process) -> bool:

@@ -60,3 +60,12 @@ def test_what_fails_on_a_cluster_is_one_line(root, elsewhere):
     error, run, _ = prepared(root)
     assert "tiny.csv" in error and "\n" not in error
     assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+def test_results_are_rendered_in_this_process_on_a_cluster_too(root, elsewhere):
+    prepared(root)
+    with open_context(root) as context:
+        assert materialize(["trials"], context, "render_medians", partition="tiny") is None
+        (run,) = [r for r in context.instance.get_runs() if r.job_name == "render_medians"]
+        enqueued = dg.DagsterEventType.PIPELINE_ENQUEUED
+        assert not context.instance.all_logs(run.run_id, of_type=enqueued)
