@@ -1,5 +1,6 @@
 """Expectations are read with MLflow's own client from a temporary SQLite store."""
 
+import json
 import logging
 import os
 import shutil
@@ -22,8 +23,8 @@ from trial_folders import (
 from fparec_pipeline.config import TRAINING_VERSION, load_config, masked
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results import leaderboard
-from fparec_pipeline.tracking import Tracker, default_uri
-from fparec_pipeline.training.record import RANKS, lock_trial, trial_folders
+from fparec_pipeline.tracking import Medians, Tracker, default_uri
+from fparec_pipeline.training.record import RANKS, WEIGHTS, lock_trial, trial_folders
 
 NDCG = "test/ndcg_at_10"
 
@@ -135,7 +136,7 @@ def test_the_folders_files_are_its_artifacts(tracker, client, data, config, tmp_
     folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0))
     run_id = tracker.sync_trial(folder)
     names = {artifact.path for artifact in client.list_artifacts(run_id)}
-    assert names == {"trial.json", "history.parquet", "ranks.parquet", "learning_curve.png"}
+    assert names == {"trial.json", "history.parquet", "ranks.parquet"}
     fetched = Path(client.download_artifacts(run_id, RANKS, str(tmp_path)))
     assert fetched.read_bytes() == (folder / RANKS).read_bytes()
     location = urllib.parse.urlsplit(client.get_run(run_id).info.artifact_uri).path
@@ -450,34 +451,106 @@ def median(model, value, **changes):
 
 
 def test_sorting_the_medians_gives_the_official_order(tracker, client, data, config):
-    """The mean over seeds would order these two the other way; the median does not."""
-    rows = [median("sasrec", 0.05), median("fparec", 0.06, seeds=[0], provisional=True)]
-    assert tracker.log_medians("beauty", rows)
-    assert tracker.log_medians("toys", [median("sasrec", 0.9, dataset="toys")])
-    identity = client.get_experiment_by_name("fparec-medians").experiment_id
-    found = client.search_runs(
-        [identity], "tags.dataset = 'beauty'", order_by=["metrics.`test/ndcg_at_10` DESC"]
-    )
-    assert [run.data.tags["model"] for run in found] == ["fparec", "sasrec"]
-    assert [run.data.tags["provisional"] for run in found] == ["true", "false"]
-    assert found[1].data.metrics["test/ndcg_at_10/low"] == pytest.approx(0.04)
+    """The mean over seeds would order these two the other way; the medians do not."""
+    for seed, (first, second) in enumerate([(0.01, 0.05), (0.06, 0.05), (0.07, 0.05)]):
+        for model, value in (("fparec", first), ("sasrec", second)):
+            write_finished(data, make_attempt(config, "beauty", model, seed), {NDCG: value})
+    tracker.sync_all(trial_folders(data))
+    rows = [median("sasrec", 0.05), median("fparec", 0.06), median("parec", 0.07, seeds=[0])]
+    assert Medians(tracker).log("beauty", rows)
+    assert Medians(tracker).log("toys", [median("sasrec", 0.9, dataset="toys")])
+    identity = client.get_experiment_by_name("fparec").experiment_id
+    order = ["metrics.`median/test/ndcg_at_10` DESC"]
+    found = client.search_runs([identity], "tags.dataset = 'beauty'", order_by=order)
+    # The seeds have no such metric: they come last, whatever their own values are.
+    levels = [(run.data.tags["model"], run.data.tags.get("level")) for run in found]
+    official = [("parec", "median"), ("fparec", "median"), ("sasrec", "median")]
+    assert levels[:3] == official
+    assert [level for _, level in levels[3:]] == [None] * 6
+    assert found[2].data.metrics["median/test/ndcg_at_10/low"] == pytest.approx(0.04)
     assert {run.info.status for run in found} == {"FINISHED"}
+    shared = client.get_experiment(identity).tags["mlflow.sharedViewState.beauty"]
+    view = json.loads(shared)
+    by = f"{view['orderByKey']} {'ASC' if view['orderByAsc'] else 'DESC'}"
+    only = client.search_runs([identity], view["searchFilter"], order_by=[by])
+    assert [run.data.tags["model"] for run in only] == ["parec", "fparec", "sasrec"]
+    assert "metrics.`median/test/ndcg_at_10`" in view["selectedColumns"]
+
+
+def test_the_runs_of_a_medians_seeds_are_its_children(tracker, client, data, config):
+    runs = {
+        seed: tracker.sync_trial(
+            write_finished(data, make_attempt(config, "beauty", "sasrec", seed))
+        )
+        for seed in (0, 1, 2)
+    }
+    Medians(tracker).log("beauty", [median("sasrec", 0.05, seeds=[0, 1])])
+    (parent,) = all_runs(client, where="tags.level = 'median'")
+    where = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = {run.info.run_id for run in all_runs(client, where=where)}
+    assert children == {runs[0], runs[1]}
+    tracker.sync_all(trial_folders(data))
+    assert len(all_runs(client, where=where)) == 2  # a sync of the trials changes nothing
+    assert tracker.trial_urls().keys() == {
+        make_attempt(config, "beauty", "sasrec", seed).attempt for seed in (0, 1, 2)
+    }
+    Medians(tracker).log("beauty", [median("sasrec", 0.05, seeds=[1])])
+    assert {run.info.run_id for run in all_runs(client, where=where)} == {runs[1]}
 
 
 def test_medians_are_updated_in_place_and_those_of_no_arm_go(tracker, client, data, config):
-    tracker.log_medians("beauty", [median("sasrec", 0.05), median("fparec", 0.06)])
-    before = {run.data.tags["model"]: run for run in all_runs(client, "fparec-medians")}
-    tracker.log_medians("beauty", [median("sasrec", 0.07)])
-    (after,) = all_runs(client, "fparec-medians")
+    medians = Medians(tracker)
+    medians.log("beauty", [median("sasrec", 0.05), median("fparec", 0.06)])
+    before = {run.data.tags["model"]: run for run in all_runs(client)}
+    medians.log("beauty", [median("sasrec", 0.07, provisional=True)])
+    (after,) = all_runs(client)
     assert after.info.run_id == before["sasrec"].info.run_id
-    assert after.data.metrics["test/ndcg_at_10"] == 0.07
+    assert after.data.metrics["median/test/ndcg_at_10"] == 0.07
+    assert after.data.tags["provisional"] == "true"
 
 
-def test_a_median_links_to_the_runs_of_its_seeds(tracker, client, data, config):
-    run_id = tracker.sync_trial(write_finished(data, make_attempt(config, "beauty", "sasrec", 1)))
-    tracker.log_medians("beauty", [median("sasrec", 0.05)])
-    (run,) = all_runs(client, "fparec-medians")
-    assert f"[seed 1]({tracker.run_url(run_id)})" in run.data.tags["mlflow.note.content"]
+def test_the_description_links_to_the_medians_of_each_dataset(tracker, client):
+    medians = Medians(tracker)
+    medians.log("beauty", [median("sasrec", 0.05)])
+    medians.log("toys", [median("sasrec", 0.05, dataset="toys")])
+    experiment = client.get_experiment_by_name("fparec")
+    assert medians.datasets() == ["beauty", "toys"]
+    note = experiment.tags["mlflow.note.content"]
+    for dataset in ("beauty", "toys"):
+        link = medians.url(dataset)
+        assert f"[{dataset}]({link.partition('/#')[2] and '#' + link.partition('/#')[2]})" in note
+        assert f"mlflow.sharedViewState.{dataset}" in experiment.tags
+
+
+def test_a_trial_has_its_weights_as_a_model_with_metrics(tracker, client, data, config, tmp_path):
+    folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0), {NDCG: 0.0417})
+    run = client.get_run(tracker.sync_trial(folder))
+    tracker.sync_trial(folder)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert (model.source_run_id, str(model.status)) == (run.info.run_id, "READY")
+    assert model.params["mixer"] == "factorized_positional"
+    scores = {m.key: (m.value, m.dataset_name, m.dataset_digest) for m in model.metrics}
+    assert scores[NDCG] == (0.0417, "beauty", DATA_HASH)
+    stored = Path(urllib.parse.urlsplit(model.artifact_location).path)
+    assert stored.is_relative_to(data.mlflow)
+    names = {path.name for path in stored.iterdir()}
+    assert names == {WEIGHTS, "trial.json"}  # nothing is pickled
+    assert (stored / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+def test_a_published_trial_has_no_model_and_a_superseded_one_says_so(tracker, client, data, config):
+    folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0, attempt="a" * 32))
+    run = client.get_run(tracker.sync_trial(folder))
+    later = {"attempt": "b" * 32, "started": "2024-05-02T10:00:00+00:00", "published": True}
+    folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0, **later))
+    (folder / WEIGHTS).unlink()
+    record = json.loads((folder / "trial.json").read_text())
+    del record["files"][WEIGHTS]
+    (folder / "trial.json").write_text(json.dumps(record))
+    tracker.sync_trial(folder)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert model.tags["superseded"] == "true"
 
 
 def test_a_run_has_a_short_name_its_dataset_and_its_identity(tracker, client, data, config):

@@ -15,8 +15,7 @@ def dev(
 ) -> None:
     """Serve Dagster and MLflow on this machine until Ctrl-C, which ends both.
 
-    Prints the address of each when both answer. MLflow's leads to the medians: filter by dataset
-    and sort by a metric's column.
+    Prints the address of each when both answer, and that of each dataset's leaderboard in MLflow.
 
     Both bind to 127.0.0.1 and have no authentication: anyone who can reach the ports can start
     runs and read all results.
@@ -24,7 +23,8 @@ def dev(
     from fparec_pipeline.running.servers import serve
 
     def show(addresses: dict[str, str]) -> None:
+        width = max(map(len, addresses)) + 2
         for name, address in addresses.items():
-            console.print(f"{name + ':':9}{address}", highlight=False, soft_wrap=True)
+            console.print(f"{name + ':':{width}}{address}", highlight=False, soft_wrap=True)
 
     raise typer.Exit(serve(DataRoot.default().writable(), dagster_port, mlflow_port, show))

@@ -135,7 +135,7 @@ def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
     def leaderboard(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        from fparec_pipeline.tracking import Tracker
+        from fparec_pipeline.tracking import Medians, Tracker
 
         data, dataset = workspace.data, context.partition_key
         frame = ranked(pl.read_parquet(medians_path(data, dataset)), dataset)
@@ -143,8 +143,10 @@ def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
         markdown = leaderboard_markdown(frame.to_dicts(), config, found)
         numbers = winner_metrics(found)
         published = _publish(data, f"leaderboard_{dataset}", markdown, frame.to_dicts(), numbers)
-        Tracker(None, data).log_medians(dataset, frame.to_dicts())
-        return dg.MaterializeResult(metadata=winner_metadata(found, config) | published)
+        medians = Medians(Tracker(None, data))
+        logged = medians.log(dataset, frame.to_dicts())
+        links = {"mlflow": dg.MetadataValue.url(medians.url(dataset))} if logged else {}
+        return dg.MaterializeResult(metadata=winner_metadata(found, config) | links | published)
 
     return leaderboard
 

@@ -31,8 +31,9 @@ def learning_curve(history: pl.DataFrame, title: str) -> bytes:
     # The first of equals, as in training.
     best = history.row(history["valid_ndcg_at_10"].arg_max(), named=True)
     epochs, measure = history["epoch"].to_numpy(), history["valid_ndcg_at_10"].to_numpy()
-    figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 5), dpi=100)  # fixed margins: half the time of a fitted layout
     above, below = figure.subplots(2, 1, sharex=True)
+    figure.subplots_adjust(left=0.11, right=0.98, top=0.93, bottom=0.1, hspace=0.08)
     above.plot(epochs, measure, marker=".", color="tab:blue")
     above.plot(best["epoch"], best["valid_ndcg_at_10"], "o", color="tab:red")
     above.set(title=title, ylabel="validation NDCG@10")

@@ -6,6 +6,7 @@ Notable:
 * Holm's correction (Holm 1979) is over the comparisons of one dataset and metric.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def bootstrap_interval(
     users = values.shape[1]
     if users == 0:
         raise ValueError("An interval needs users.")
-    columns, counts = np.unique(values, axis=1, return_counts=True)
+    columns, counts = _distinct_columns(values)
     draw = np.random.default_rng(seed)
     size = max(1, _BATCH_NUMBERS // len(counts))
     medians = [
@@ -81,6 +82,19 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(np.concatenate(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def _distinct_columns(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, columns) → the distinct columns in ascending order, and how often each is there.
+
+    What `np.unique` gives with `axis=1`, which compares whole columns and is three times as slow.
+    """
+    codes = np.zeros(values.shape[1], np.int64)
+    for row in values:
+        levels, places = np.unique(row, return_inverse=True)
+        _, codes = np.unique(codes * len(levels) + places, return_inverse=True)
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return values[:, first], counts
 
 
 def paired_p(first: np.ndarray, second: np.ndarray) -> float:
@@ -200,14 +214,28 @@ def read_tested(
     )
 
 
+# Of this process: a digest of the values -> their interval. Medians, leaderboard, tables and report
+# show the same ones, and drawing them is most of the work.
+_intervals: dict[bytes, tuple[float, float]] = {}
+
+
+def _known_interval(values: np.ndarray) -> tuple[float, float]:
+    """`bootstrap_interval`, drawn once in this process."""
+    shape = str(values.shape).encode()
+    digest = hashlib.sha256(shape + np.ascontiguousarray(values).tobytes()).digest()
+    if digest not in _intervals:
+        _intervals[digest] = bootstrap_interval(values)
+    return _intervals[digest]
+
+
 @dataclass(frozen=True)
 class UserRanks:
-    """Ranks and intervals of arms, each read or drawn once: make one for each rendering."""
+    """Ranks and intervals of arms, each read once: make one for each rendering."""
 
     config: Config
     data: DataRoot
     _tested: dict[tuple, Outcomes | None] = field(default_factory=dict)
-    _intervals: dict[tuple, tuple[float, float]] = field(default_factory=dict)
+    _found: dict[tuple, tuple[float, float]] = field(default_factory=dict)
 
     def read(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> Outcomes | None:
         """`read_tested`, or None with a warning where a trial is damaged."""
@@ -228,9 +256,9 @@ class UserRanks:
         if tested is None:
             return None
         key = (*self._key(dataset, arm, seeds), metric)
-        if key not in self._intervals:
-            self._intervals[key] = bootstrap_interval(tested.values(metric))
-        return self._intervals[key]
+        if key not in self._found:
+            self._found[key] = _known_interval(tested.values(metric))
+        return self._found[key]
 
     def _key(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> tuple:
         """Arms that are one computation share their ranks."""

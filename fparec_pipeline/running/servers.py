@@ -15,7 +15,7 @@ from types import FrameType
 from fparec_pipeline.paths import DataRoot, dagster_home
 from fparec_pipeline.running.context import open_instance
 from fparec_pipeline.running.home import prepare_dagster_home
-from fparec_pipeline.tracking import PAGE, Tracker
+from fparec_pipeline.tracking import PAGE, Medians, Tracker
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.5
@@ -89,7 +89,7 @@ def serve(
             if waiting:
                 waiting = {address for address in waiting if not _answers(address)}
                 if not waiting and on_ready:
-                    on_ready({"Dagster": f"http://{HOST}:{dagster_port}", "MLflow": tracker.home})
+                    on_ready({"Dagster": f"http://{HOST}:{dagster_port}"} | _leaderboards(tracker))
             time.sleep(POLL_SECONDS)
         return next(server.returncode or 1 for server in servers if server.poll() is not None)
     except KeyboardInterrupt:
@@ -98,6 +98,14 @@ def serve(
         end(servers)
         with open_instance(data) as instance:  # the next command serves the queue at once
             instance.wipe_daemon_heartbeats()
+
+
+def _leaderboards(tracker: Tracker) -> dict[str, str]:
+    """The address of MLflow's page, and those of the leaderboards that it has."""
+    medians = Medians(tracker)
+    names = medians.datasets()
+    start = {"MLflow": medians.url() if names else tracker.server}
+    return start | {f"  {name}": medians.url(name) for name in names}
 
 
 def _answers(address: str) -> bool:

@@ -17,11 +17,10 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,8 +38,8 @@ from fparec_pipeline.config import (
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.locks import locked
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.plots import learning_curve
 from fparec_pipeline.results.trials import data_hash, is_stale
+from fparec_pipeline.tracking.models import log_model, set_aside
 from fparec_pipeline.tracking.relocation import relocate
 from fparec_pipeline.training.record import (
     HISTORY,
@@ -64,21 +63,17 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT = "fparec"  # the experiment of all trials: a leaderboard is one search in it
 TABLES_EXPERIMENT = "fparec-tables"
-MEDIANS = "fparec-medians"  # one run a dataset and arm: sorting it gives the official order
 NOTES = {
     EXPERIMENT: "One run a trial (dataset, arm, seed). A view of the trial folders: `fparec sync` "
-    "makes it again. The trials that count: `tags.superseded = 'false' and tags.stale = 'false'`. "
-    f"The medians over seeds, which the tables show, are in the experiment `{MEDIANS}`.",
+    "makes it again.",  # the medians describe themselves, once there are any
     TABLES_EXPERIMENT: "One run a table, leaderboard and report, each time that it changed.",
-    MEDIANS: "One run a dataset and arm, with the median over seeds of each metric. Filter by "
-    "`tags.dataset = 'beauty'` and sort by test/ndcg_at_10: that is the leaderboard. `…/low` and "
-    "`…/high` are the 95 % interval over users.",
 }
 LOCAL_SERVER = "http://127.0.0.1:5000"  # shows the default store; started by `make dev`
 PAGE = "FPAREC_MLFLOW_PAGE"  # environment: where it is instead; set by `fparec dev`
 MODEL_TRAINING = "?workflowType=machine_learning"  # else the page opens in its GenAI mode
 NOTE, SOURCE = "mlflow.note.content", "mlflow.source.name"  # MLflow's own tags
 
+DIGEST = 36  # characters that MLflow takes of a data hash
 _METRICS_PER_BATCH = 1000  # MLflow's limit
 _LOCK_SECONDS = 60.0
 _PAUSE_SECONDS = 300.0  # how long a server that failed is left alone
@@ -112,7 +107,7 @@ class Tracker:
         self.data = data
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(data)
         self._client: MlflowClient | None = None
-        self._experiments: dict[str, str] = {}  # name -> id
+        self.experiments: dict[str, str] = {}  # name -> id
         self.origin = ""  # whose trials these are, once the store is open
         self._config: Config | None = None
 
@@ -191,37 +186,6 @@ class Tracker:
         files = {f"{name}.md": markdown, f"{name}.json": json.dumps(rows, indent=2)}
         return self.reach(lambda client: self._log_texts(client, name, files, metrics or {}))
 
-    def log_medians(self, dataset: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """One run for each arm of a dataset, with the medians over its seeds as metrics.
-
-        A median that is as it was is left alone; the run of an arm that has none any more is
-        deleted.
-
-        Args:
-            dataset: whose medians they are.
-            rows: `medians.available_medians` of the dataset, perhaps with intervals.
-
-        Returns:
-            False when MLflow cannot be reached.
-        """
-
-        def log(client: "MlflowClient") -> bool:
-            with self.alone():
-                where = {"dataset": dataset, "origin": self.origin}
-                there = {run.data.tags["model"]: run for run in self._runs(client, MEDIANS, where)}
-                of_seeds = {
-                    (run.data.tags["model"], run.data.tags["seed"]): self._page(run)
-                    for run in self._runs(client, EXPERIMENT, where | {"superseded": "false"})
-                }
-                for row in rows:
-                    run = there.pop(row["model"], None)
-                    _log_median(client, self._experiments[MEDIANS], run, row, where, of_seeds)
-                for run in there.values():
-                    client.delete_run(run.info.run_id)
-            return True
-
-        return self.reach(log) or False
-
     def log_report(self, html: str) -> str | None:
         """The report as a run of its own; otherwise as `log_table`."""
         files = {"report.html": html}
@@ -229,8 +193,12 @@ class Tracker:
 
     def trial_urls(self) -> dict[str, str]:
         """Attempt -> where a browser finds its run; empty when MLflow cannot be reached."""
-        runs = self.reach(lambda client: self._runs(client, EXPERIMENT, {"origin": self.origin}))
-        return {run.data.tags["attempt"]: self._page(run) for run in runs or []}
+        runs = self.reach(lambda client: self.runs(client, EXPERIMENT, {"origin": self.origin}))
+        return {
+            run.data.tags["attempt"]: self._page(run)
+            for run in runs or []
+            if "attempt" in run.data.tags  # a median has none
+        }
 
     def run_url(self, run_id: str) -> str | None:
         """Where a browser finds the run, or None when MLflow cannot be reached."""
@@ -244,16 +212,6 @@ class Tracker:
             return None
         path = f"{page.removesuffix(MODEL_TRAINING)}/artifacts/{urllib.parse.quote(name)}"
         return path + MODEL_TRAINING
-
-    @property
-    def home(self) -> str:
-        """Where the medians are seen in a browser; the page's start when MLflow is out of reach."""
-        there = self.reach(lambda client: self._experiments[MEDIANS])
-        if not there:
-            return self.server
-        by = urllib.parse.quote("metrics.`test/ndcg_at_10`", safe="")
-        order = f"&orderByKey={by}&orderByAsc=false"  # best first
-        return f"{self.server}/#/experiments/{there}/runs{MODEL_TRAINING}{order}"
 
     @property
     def server(self) -> str:
@@ -304,9 +262,8 @@ class Tracker:
                 self.origin = _origin(self.data)
                 if self.uri == default_uri(self.data):
                     relocate(self.data.mlflow.resolve())
-                self._experiments = {
-                    name: self.experiment(client, name)
-                    for name in (EXPERIMENT, TABLES_EXPERIMENT, MEDIANS)
+                self.experiments = {
+                    name: self.experiment(client, name) for name in (EXPERIMENT, TABLES_EXPERIMENT)
                 }
             self._client = client
         return self._client
@@ -330,11 +287,19 @@ class Tracker:
             client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
-    def _runs(
+    def runs(
         self, client: "MlflowClient", experiment: str, where: Mapping[str, str]
     ) -> list["Run"]:
-        clauses = [f"tags.`{key}` = '{value}'" for key, value in where.items()]
-        return list(client.search_runs([self._experiments[experiment]], " and ".join(clauses)))
+        """All runs of an experiment with these tags."""
+        clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in where.items())
+        found: list[Run] = []
+        token = None
+        while True:
+            page = client.search_runs([self.experiments[experiment]], clauses, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def _sync_views(self, client: "MlflowClient", views: Iterable[TrialView]) -> int:
         synced = [self._sync(client, view, {}) for view in views]
@@ -346,17 +311,18 @@ class Tracker:
         with self.alone():  # two processes that sync one trial must not make two runs
             identity = {key: tags[key] for key in TRIAL_KEYS}
             runs = {
-                run.data.tags["attempt"]: run for run in self._runs(client, EXPERIMENT, identity)
+                run.data.tags["attempt"]: run for run in self.runs(client, EXPERIMENT, identity)
             }
-            run = runs.pop(tags["attempt"], None) or self._create(client, view, tags)
+            there = runs.pop(tags["attempt"], None)
+            run = there or self._create(client, view, tags)
         done = run.info.status == "FINISHED"
         if view.record:
             tags |= {"superseded": "false"}
-        _retag(client, run, tags if done else tags | dict(extra_tags))
+        retag(client, run, tags if done else tags | dict(extra_tags))
         _untag(client, run, tags)
         _rename(client, run, run.data.tags | tags)
         if not done:
-            _log_epochs(client, run, view.history)
+            _log_epochs(client, run, view.history, is_new=there is None)
             if view.record:
                 _log_result(client, run, view, view.record)
             _set_status(client, run, view)
@@ -368,7 +334,7 @@ class Tracker:
 
         attempt = view.attempt
         run = client.create_run(
-            self._experiments[EXPERIMENT],
+            self.experiments[EXPERIMENT],
             start_time=_milliseconds(attempt["started"]),
             tags=tags | {"superseded": "false", "origin": self.origin},
             run_name=_run_name(tags | {"superseded": "false"}),
@@ -386,7 +352,7 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput
 
         source = json.dumps({"url": self.data.splits(attempt["dataset"]).as_uri()})
-        dataset = Dataset(attempt["dataset"], attempt["data_hash"][:36], "local", source)
+        dataset = Dataset(attempt["dataset"], attempt["data_hash"][:DIGEST], "local", source)
         client.log_inputs(run.info.run_id, [DatasetInput(dataset)])
 
     def _tags(self, view: TrialView) -> dict[str, str]:
@@ -406,8 +372,8 @@ class Tracker:
         return (
             {key: str(value) for key, value in zip(TRIAL_KEYS, attempt.id, strict=True)}
             | {key: str(getattr(attempt, key)) for key in names}
-            | {"trained": _word(attempt.trained), "stale": _word(stale)}
-            | {"published": _word(attempt.published)}
+            | {"trained": word(attempt.trained), "stale": word(stale)}
+            | {"published": word(attempt.published)}
             | {SOURCE: "fparec run", NOTE: _note(attempt)}
             | {f"study.{name}": "true" for name in _studies(self._config, attempt)}
         )
@@ -431,17 +397,18 @@ class Tracker:
                     continue
                 client.set_terminated(other.info.run_id, "KILLED")
             gone = {"superseded": "true", "superseded_by": run.info.run_id}
-            _retag(client, other, gone)
+            retag(client, other, gone)
+            set_aside(client, other)
             _rename(client, other, other.data.tags | gone)
 
     def _settle_interrupted(self, client: "MlflowClient") -> None:
         """KILLED for each RUNNING run of this data root whose trial no process holds."""
         running = client.search_runs(
-            [self._experiments[EXPERIMENT]],
+            [self.experiments[EXPERIMENT]],
             f"attributes.status = 'RUNNING' and tags.origin = '{self.origin}'",
         )
         for run in running:
-            if not is_locked(self._home(run)):
+            if "seed" in run.data.tags and not is_locked(self._home(run)):
                 client.set_terminated(run.info.run_id, "KILLED")
 
     def _home(self, run: "Run") -> Path:
@@ -455,23 +422,26 @@ class Tracker:
         files: Mapping[str, str],
         metrics: Mapping[str, float],
     ) -> str:
+        from mlflow.entities import Metric
+
         content = hashlib.sha256("\n".join(files.values()).encode()).hexdigest()
         with self.alone():
             where = {"table": name, "superseded": "false", "origin": self.origin}
-            current = self._runs(client, TABLES_EXPERIMENT, where)
+            current = self.runs(client, TABLES_EXPERIMENT, where)
             for run in current:
                 if run.data.tags["content"] == content and run.info.status == "FINISHED":
                     return run.info.run_id
             own = where | {"content": content, SOURCE: "fparec"}
-            new = client.create_run(self._experiments[TABLES_EXPERIMENT], tags=own, run_name=name)
+            new = client.create_run(self.experiments[TABLES_EXPERIMENT], tags=own, run_name=name)
             run_id = new.info.run_id
-            for metric, value in metrics.items():
-                client.log_metric(run_id, metric, value)
+            at = round(time.time() * 1000)
+            logged = [Metric(metric, value, at, 0) for metric, value in metrics.items()]
+            client.log_batch(run_id, metrics=logged)
             for file, text in files.items():
                 client.log_text(run_id, text, file)
             client.set_terminated(run_id, "FINISHED")
             for run in current:
-                _retag(client, run, {"superseded": "true", "superseded_by": run_id})
+                retag(client, run, {"superseded": "true", "superseded_by": run_id})
                 client.update_run(run.info.run_id, name=f"superseded: {name}")
         return run_id
 
@@ -518,8 +488,8 @@ def _is_of(config: Config, study: Study, attempt: Attempt) -> bool:
     return attempt.seed in study.seeds and attempt.arm in arms
 
 
-def _retag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
-    """Set the tags that differ from the run's."""
+def retag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+    """Set the tags that differ from those that the run had when it was read."""
     from mlflow.entities import RunTag
 
     old = run.data.tags
@@ -553,51 +523,6 @@ def _note(attempt: Attempt) -> str:
     )
 
 
-def _log_median(
-    client: "MlflowClient",
-    experiment: str,
-    run: "Run | None",
-    row: Mapping[str, Any],
-    where: Mapping[str, str],
-    of_seeds: Mapping[tuple[str, str], str],
-) -> None:
-    """The run of one median: made, or given its new values, where they are not those it has."""
-    from mlflow.entities import Metric, Param
-
-    values = {
-        name: value for name, value in row.items() if "/" in name and isinstance(value, float)
-    } | {"seconds": row["seconds"], "seeds": float(len(row["seeds"]))}
-    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    if run and run.data.tags.get("content") == content:
-        return
-    seeds = ", ".join(map(str, row["seeds"]))
-    links = [
-        f"[seed {seed}]({of_seeds[row['model'], str(seed)]})"
-        for seed in row["seeds"]
-        if (row["model"], str(seed)) in of_seeds
-    ]
-    tags = dict(where) | {
-        "model": row["model"],
-        "seeds": seeds,
-        "trained": _word(row["trained"]),
-        "provisional": _word(row["provisional"]),
-        "published": _word(row["published"]),
-        "content": content,
-        SOURCE: "fparec",
-        NOTE: f"Median over seeds {seeds}. Its trials: {', '.join(links) or 'not in MLflow'}.",
-    }
-    if run is None:
-        name = f"{row['model']} · {row['dataset']}"
-        run = client.create_run(experiment, tags=tags, run_name=name)
-        identity = [Param("dataset", row["dataset"]), Param("model", row["model"])]
-        client.log_batch(run.info.run_id, params=identity)
-    at = round(time.time() * 1000)
-    metrics = [Metric(name, value, at, 0) for name, value in values.items()]
-    client.log_batch(run.info.run_id, metrics=metrics)
-    _retag(client, run, tags)
-    client.set_terminated(run.info.run_id, "FINISHED")
-
-
 def _untag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
     """Take away what the run's new tags say no longer: studies left, having been superseded."""
     old = run.data.tags
@@ -608,7 +533,7 @@ def _untag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
         client.delete_tag(run.info.run_id, key)
 
 
-def _log_epochs(client: "MlflowClient", run: "Run", history: pl.DataFrame) -> None:
+def _log_epochs(client: "MlflowClient", run: "Run", history: pl.DataFrame, *, is_new: bool) -> None:
     """The epochs not logged yet, as `epoch/loss` and so on, step = epoch.
 
     Their time is the run's start plus the seconds trained so far, so that an epoch which two
@@ -617,7 +542,8 @@ def _log_epochs(client: "MlflowClient", run: "Run", history: pl.DataFrame) -> No
     from mlflow.entities import Metric
 
     run_id = run.info.run_id
-    logged = max((m.step for m in client.get_metric_history(run_id, "epoch/loss")), default=0)
+    there = [] if is_new else client.get_metric_history(run_id, "epoch/loss")
+    logged = max((metric.step for metric in there), default=0)
     elapsed = (history["seconds"].cum_sum() * 1000).cast(pl.Int64)
     rows = history.with_columns(at=run.info.start_time + elapsed).filter(pl.col("epoch") > logged)
     names = [name for name in history.columns if name != "epoch"]
@@ -643,19 +569,24 @@ def _log_result(client: "MlflowClient", run: "Run", view: TrialView, record: Tri
     }
     if record.targets_per_second is not None:
         values["targets_per_second"] = record.targets_per_second
+    model = log_model(client, run, view.folder, record)
+    # With the dataset, which the page shows of a model's metrics.
+    of = {
+        "model_id": model,
+        "dataset_name": record.dataset,
+        "dataset_digest": record.data_hash[:DIGEST],
+    }
     client.log_batch(
         run_id,
-        metrics=[Metric(name, value, at, record.best_epoch) for name, value in values.items()],
-        tags=[RunTag("hit_cap", _word(record.hit_cap))],
+        metrics=[
+            Metric(name, value, at, record.best_epoch, **(of if model else {}))
+            for name, value in values.items()
+        ],
+        tags=[RunTag("hit_cap", word(record.hit_cap))],
     )
     for name in (RECORD, HISTORY, RANKS, LISTS):
         if (view.folder / name).exists():
             client.log_artifact(run_id, str(view.folder / name))
-    if not view.history.is_empty():
-        with tempfile.TemporaryDirectory() as folder:
-            picture = Path(folder) / "learning_curve.png"
-            picture.write_bytes(learning_curve(view.history, run.info.run_name))
-            client.log_artifact(run_id, str(picture))
 
 
 def _set_status(client: "MlflowClient", run: "Run", view: TrialView) -> None:
@@ -673,5 +604,6 @@ def _milliseconds(moment: str) -> int:
     return round(datetime.datetime.fromisoformat(moment).timestamp() * 1000)
 
 
-def _word(value: bool) -> str:
+def word(value: bool) -> str:
+    """As a tag says it."""
     return "true" if value else "false"
