@@ -204,7 +204,8 @@ def test_the_report_shows_every_string_as_text(evil, monkeypatch):
     monkeypatch.setattr("fparec_pipeline.results.report.draw", missing)
     config = load_config(evil)
     attempt = make_attempt(config, "ml-1m", "fparec", 0).attempt
-    page = build_report(trials_frame(evil, config), evil, config, {attempt: "javascript:alert(4)"})
+    links = {attempt: "javascript:alert(4)"}
+    page = build_report(trials_frame(evil, config), evil, config, links).html
     elements = harmless(page, scripts=1)  # its own, which sorts tables
     assert elements.text.count("<script>alert(1)</script>") >= 10
     assert "alert(4)" not in page

@@ -189,5 +189,6 @@ def report() -> None:
     data = DataRoot.default().writable()
     config, tracker = load_config(data), Tracker(None, data)
     trials = trials_frame(data, config)
-    tracker.log_report(write_report(trials, data, config, tracker.trial_urls()))
+    written = write_report(trials, data, config, tracker.trial_urls())
+    tracker.log_report(written.html, written.numbers)
     typer.echo(path_of(data))

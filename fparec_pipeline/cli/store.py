@@ -99,7 +99,7 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
     from fparec_pipeline.running.liveness import settle_dead_runs
     from fparec_pipeline.running.rendering import outdated, render
     from fparec_pipeline.running.reporting import report_missing
-    from fparec_pipeline.tracking import Tracker
+    from fparec_pipeline.tracking import Medians, Tracker
     from fparec_pipeline.tracking.registry import Registry
     from fparec_pipeline.training.record import trial_folders
 
@@ -111,7 +111,8 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         shown = track(folders, "Dagster's materializations", console=console)
         reported = report_missing(shown, config, context.instance, links)
         settled = settle_dead_runs(context.instance, data)
-        datasets = outdated(context)
+        in_mlflow = None if synced is None else Medians(tracker).datasets()
+        datasets = outdated(context, in_mlflow)
         steps = track(render(datasets, context), "results", len(datasets) + 1, console=console)
         failed = [f"{name}: {error}" for name, error in steps if error] if datasets else []
     console.print(

@@ -13,7 +13,7 @@ from fparec_pipeline.defs.automation import (
     keep_current_sensor,
     training_sensor,
 )
-from fparec_pipeline.defs.currency import currency_check, currency_sensor
+from fparec_pipeline.defs.currency import currency_checks, currency_sensors
 from fparec_pipeline.defs.data import data_assets
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.results import result_assets
@@ -47,12 +47,12 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
             benchmark_schedule(config, made["prepare_data"]),
             refresh_schedule(config, refresh),
         ],
-        asset_checks=[currency_check()],
+        asset_checks=currency_checks(),
         sensors=[
             training_sensor(config, made),
             keep_current_sensor(),
             failure_sensor(),
-            currency_sensor(),
+            *currency_sensors(),
         ],
         resources={"workspace": Workspace(), **(resources or {})},
         # A run trains its arms one after the other: a trial has its own configured threads.

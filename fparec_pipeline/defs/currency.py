@@ -1,8 +1,12 @@
-"""Whether splits are of today's raw files and entries, as Dagster's page shows it.
+"""Whether splits and report are of today's inputs, as Dagster's page shows it.
 
-What belongs here: a check of the asset `splits`, and a sensor that keeps its answer up to date
-without a run. What does not: how it is told (`datasets.staleness`).
+What belongs here: a check of the asset `splits` and one of `report`, each with a sensor that keeps
+its answer up to date without a run. What does not: how it is told (`datasets.staleness`,
+`results.shown`).
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -11,10 +15,22 @@ from fparec_pipeline.datasets.preprocess import SplitsError
 from fparec_pipeline.datasets.splits import why_outdated
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.shown import outdated_report
+from fparec_pipeline.results.trials import trials_frame
 
-CHECK = "of_todays_inputs"
-SPLITS = dg.AssetKey("splits")
 EVERY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Currency:
+    """An asset that may be outdated without having been materialised."""
+
+    asset: str
+    check: str
+    sensor: str
+    outdated: Callable[[Config, DataRoot], dict[str, str]]  # dataset -> why, of each that is
+    words: str  # of the check
+    looks_at: str  # what the sensor looks at
 
 
 def outdated_splits(config: Config, data: DataRoot) -> dict[str, str]:
@@ -30,46 +46,73 @@ def outdated_splits(config: Config, data: DataRoot) -> dict[str, str]:
     return found
 
 
-def currency_check() -> dg.AssetChecksDefinition:
-    """The check, for who runs it by hand."""
+def trials_not_in_report(config: Config, data: DataRoot) -> dict[str, str]:
+    """Dataset -> why the report does not show its finished trials as they are."""
+    return outdated_report(trials_frame(data, config), data)
 
+
+SPLITS = Currency(
+    "splits",
+    "of_todays_inputs",
+    "splits_are_current",
+    outdated_splits,
+    "The splits are of today's raw files and of today's datasets.toml. If it fails: materialize "
+    "`raw` and `splits` of the dataset; trials of the old splits are stale.",
+    "whether raw files or datasets.toml have changed since the splits were made",
+)
+REPORT = Currency(
+    "report",
+    "of_todays_trials",
+    "report_is_current",
+    trials_not_in_report,
+    "The report shows every finished trial, and knows which are stale. If it fails for more than a "
+    "few minutes: materialize `trials` of the dataset, then `report`, or run `fparec sync`.",
+    "whether trials have finished, gone or become stale since the report was written",
+)
+ALL = (SPLITS, REPORT)
+
+
+def currency_checks() -> list[dg.AssetChecksDefinition]:
+    """The checks, for who runs them by hand."""
+    return [_check(each) for each in ALL]
+
+
+def currency_sensors() -> list[dg.SensorDefinition]:
+    """Each reports its check whenever the answer has changed, and starts no run."""
+    return [_sensor(each) for each in ALL]
+
+
+def _check(of: Currency) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=SPLITS,
-        name=CHECK,
-        description="The splits are of today's raw files and of today's datasets.toml. The sensor "
-        "`splits_are_current` keeps the answer up to date. If it fails: materialize `raw` and "
-        "`splits` of the dataset; trials of the old splits are stale.",
+        asset=of.asset,
+        name=of.check,
+        description=f"{of.words} The sensor `{of.sensor}` keeps the answer up to date.",
     )
-    def of_todays_inputs(workspace: Workspace) -> dg.AssetCheckResult:
-        found = outdated_splits(load_config(workspace.data), workspace.data)
+    def check(workspace: Workspace) -> dg.AssetCheckResult:
+        found = of.outdated(load_config(workspace.data), workspace.data)
         return dg.AssetCheckResult(passed=not found, severity=dg.AssetCheckSeverity.WARN,
                                    metadata=dict(found))  # fmt: skip
 
-    return of_todays_inputs
+    return check
 
 
-def currency_sensor() -> dg.SensorDefinition:
-    """Reports the check whenever its answer has changed; starts no run."""
-
+def _sensor(of: Currency) -> dg.SensorDefinition:
     @dg.sensor(
-        name="splits_are_current",
+        name=of.sensor,
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks every minute whether raw files or datasets.toml have changed since the "
-        "splits were made, and says so at the asset `splits`.",
+        description=f"Looks every minute {of.looks_at}, and says so at the asset `{of.asset}`.",
     )
-    def splits_are_current(
-        context: dg.SensorEvaluationContext, workspace: Workspace
-    ) -> dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SkipReason:
         try:
-            found = outdated_splits(load_config(workspace.data), workspace.data)
+            found = of.outdated(load_config(workspace.data), workspace.data)
         except ConfigError as error:
             return dg.SkipReason(str(error))
         answer = "; ".join(f"{name}: {reason}" for name, reason in found.items()) or "all current"
         if answer != context.cursor:
             evaluation = dg.AssetCheckEvaluation(
-                asset_key=SPLITS,
-                check_name=CHECK,
+                asset_key=dg.AssetKey(of.asset),
+                check_name=of.check,
                 passed=not found,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={name: dg.MetadataValue.text(reason) for name, reason in found.items()},
@@ -78,4 +121,4 @@ def currency_sensor() -> dg.SensorDefinition:
             context.update_cursor(answer)
         return dg.SkipReason(answer)
 
-    return splits_are_current
+    return sensor

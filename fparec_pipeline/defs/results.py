@@ -1,6 +1,7 @@
 """Medians and leaderboard by dataset, the result tables, and the paper's figures."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -169,8 +170,9 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
     @explained
     def table(workspace: Workspace) -> dg.MaterializeResult:
         data = workspace.data
-        rendered = render(name, read_trials(data), config, data)
-        return dg.MaterializeResult(metadata=_publish(data, name, *rendered))
+        markdown, rows = render(name, read_trials(data), config, data)
+        metrics = table_metrics(rows)
+        return dg.MaterializeResult(metadata=_publish(data, name, markdown, rows, metrics))
 
     return table
 
@@ -224,11 +226,12 @@ def _report_asset(config: Config) -> dg.AssetsDefinition:
 
         data = workspace.data
         tracker = Tracker(None, data)
-        links = tracker.trial_urls()
-        run_id = tracker.log_report(write_report(read_trials(data), data, config, links))
+        written = write_report(read_trials(data), data, config, tracker.trial_urls())
+        run_id = tracker.log_report(written.html, written.numbers)
         url = tracker.artifact_url(run_id, "report.html") if run_id else None
         return dg.MaterializeResult(
             metadata={
+                **{name: dg.MetadataValue.int(int(n)) for name, n in written.numbers.items()},
                 # A browser follows no link from Dagster's page to a file; MLflow serves it.
                 **({"report": dg.MetadataValue.url(url)} if url else {}),
                 "path": dg.MetadataValue.path(path_of(data).resolve()),
@@ -260,6 +263,15 @@ def winner_metrics(found: Winner | None) -> dict[str, float]:
         return {}
     numbers = {"best/ndcg_at_10": found.median, "best/not_ahead_of": len(found.not_ahead_of)}
     return numbers if found.margin is None else numbers | {"best/margin": found.margin}
+
+
+def table_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The medians of a study's table as MLflow's run of it has them: dataset/arm/metric."""
+    return {
+        f"{row['dataset']}/{row['model']}/{row['metric'].removeprefix('test/')}": row["ours"]
+        for row in rows
+        if "metric" in row and row["ours"] is not None
+    }
 
 
 def _publish(

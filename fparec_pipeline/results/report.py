@@ -10,11 +10,12 @@ import base64
 import json
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -26,12 +27,13 @@ from fparec_pipeline.datasets.audit import sentences
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.datasets.splits import SplitsError
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.claims import judge, read_claims
+from fparec_pipeline.results.claims import Verdict, judge, read_claims
 from fparec_pipeline.results.medians import COLUMNS
 from fparec_pipeline.results.overview import overview
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, FigureMissing, draw
 from fparec_pipeline.results.plots import accuracy_and_coverage, learning_curves, svg
 from fparec_pipeline.results.published import command
+from fparec_pipeline.results.shown import digests
 from fparec_pipeline.results.significance import Pair, UserRanks, compare
 from fparec_pipeline.results.study_table import DASH, Block, Line, Table
 from fparec_pipeline.results.tables import (
@@ -54,10 +56,18 @@ def path_of(data: DataRoot) -> Path:
     return data.results / "report.html"
 
 
+@dataclass(frozen=True)
+class Report:
+    """The report, and what it comes to in numbers."""
+
+    html: str
+    numbers: dict[str, float]  # how many claims have each verdict, and how many trials stand in it
+
+
 def write_report(
     trials: pl.DataFrame, data: DataRoot, config: Config, links: Mapping[str, str]
-) -> str:
-    """Write the report to `path_of(data)` and return its HTML.
+) -> Report:
+    """Write the report to `path_of(data)` and return it.
 
     Args:
         trials: `trials_frame`.
@@ -65,29 +75,31 @@ def write_report(
         config: says what there should be.
         links: attempt -> address of its run in MLflow; may lack any.
     """
-    html = build_report(trials, data, config, links)
+    report = build_report(trials, data, config, links)
     with write_atomically(path_of(data)) as part:
-        part.write_text(html, encoding="utf-8")
-    return html
+        part.write_text(report.html, encoding="utf-8")
+    return report
 
 
 def build_report(
     trials: pl.DataFrame, data: DataRoot, config: Config, links: Mapping[str, str]
-) -> str:
-    """The report's HTML; see `write_report`."""
+) -> Report:
+    """The report; see `write_report`."""
     users = UserRanks(config, data)
     sections = [_Section(config, data, trials, users, name) for name in config.studies]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    return environment.get_template("report.html.j2").render(
+    claims, made = _claims(config, data, trials, users), _made(trials)
+    html = environment.get_template("report.html.j2").render(
         cards=[
             {"card": card, "image": _image(card.forest)} for card in overview(trials, config, users)
         ],
         columns=list(COLUMNS.values()),
-        made=_made(trials),
+        made=made,
+        shown=json.dumps(digests(trials)),
         tick=read_tick(data),
-        claims=_claims(config, data, trials, users),
+        claims=claims,
         statistics=[_parameters(config), _statistics(config, data)],
         sections=[section.content() for section in sections],
         figures=_figures(data, config, trials),
@@ -97,6 +109,10 @@ def build_report(
         trials=_provenance(trials, data, links),
         dash=DASH,
     )
+    counts = Counter(claim["verdict"] for claim in claims)
+    numbers = {f"claims/{verdict}": float(counts[verdict]) for verdict in get_args(Verdict)}
+    trained = {f"trials/{origin}": float(made[origin]) for origin in ("published", "here", "stale")}
+    return Report(html, numbers | trained)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Renders the results of trials that came in without Dagster: copied by hand, or imported."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from fparec_pipeline.results.tables import table_names
 from fparec_pipeline.results.trials import read_trials, trials_frame, trials_path
@@ -11,11 +11,20 @@ from fparec_pipeline.training.record import trial_folders
 BY_DATASET = ("trials", "medians", "leaderboard")
 
 
-def outdated(context: Context) -> list[str]:
-    """The configured datasets whose finished trials are others than the results show."""
+def outdated(context: Context, in_mlflow: Collection[str] | None = None) -> list[str]:
+    """The configured datasets whose finished trials are others than the results show.
+
+    Args:
+        context: whose trials and results.
+        in_mlflow: the datasets whose medians MLflow has: the others count as outdated, such as all
+            of them after its store was deleted. None: it is not looked at.
+    """
     with_trials = {folder.parts[-3] for folder in trial_folders(context.data)}
+    absent = with_trials - set(with_trials if in_mlflow is None else in_mlflow)
     return [
-        name for name in context.config.datasets if name in with_trials and _is_new(name, context)
+        name
+        for name in context.config.datasets
+        if name in with_trials and (name in absent or _is_new(name, context))
     ]
 
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 LEVEL = "level"  # the tag that tells medians from trials
 PARENT = "mlflow.parentRunId"  # MLflow's own
 VIEW = "mlflow.sharedViewState."  # and that of a view, before its name
-ALL = "medians"  # the view of every dataset
+ALL = "medians"  # the view of the medians of all datasets
+NESTED = "seeds"  # that of medians with their seeds nested: MLflow nests what is sorted by date
 HEADLINE = "median/test/ndcg_at_10"
 COLUMNS = (
     HEADLINE,
@@ -41,9 +42,10 @@ COLUMNS = (
     "median/test/hr_at_10",
     "median/test_unseen/ndcg_at_10",
 )
+PIXELS = {HEADLINE: 170, f"{HEADLINE}/low": 180, f"{HEADLINE}/high": 185, "seconds": 110}
 DESCRIPTION = (
-    "Medians over seeds, with the runs of the seeds nested in them: best NDCG@10 first for {links}."
-    "\n\nThe runs are a view of the trial folders; `fparec sync` makes them again. The trials that "
+    "Leaderboards: {links}. [All runs, seeds nested in their median]({nested}).\n\n"
+    "The runs are a view of the trial folders; `fparec sync` makes them again. The trials that "
     "count: `tags.superseded = 'false' and tags.stale = 'false'`. `…/low` and `…/high` are the "
     "95 % interval over users."
 )
@@ -104,7 +106,7 @@ class Medians:
         there = {run.data.tags["model"]: run for run in runs if LEVEL in run.data.tags}
         experiment = self.tracker.experiments[EXPERIMENT]
         parents: dict[tuple[str, str], str] = {}
-        for row in rows:
+        for row in reversed(rows):  # so that the best is the newest, and first in the nested view
             run = there.pop(row["model"], None)
             run_id = _log_median(client, experiment, run, row, where)
             parents |= {(row["model"], str(seed)): run_id for seed in row["seeds"]}
@@ -121,9 +123,10 @@ class Medians:
         """The views, and links to them in the experiment's description."""
         identity = self.tracker.experiments[EXPERIMENT]
         names = self._datasets(client)
-        tags = {VIEW + ALL: _view(None)} | {VIEW + name: _view(name) for name in names}
+        tags = {VIEW + ALL: _leaderboard(None), VIEW + NESTED: _nested()}
+        tags |= {VIEW + name: _leaderboard(name) for name in names}
         links = ", ".join(f"[{name}]({_link(identity, name)})" for name in names)
-        tags[NOTE] = DESCRIPTION.format(links=links)
+        tags[NOTE] = DESCRIPTION.format(links=links, nested=_link(identity, NESTED))
         old = client.get_experiment(identity).tags
         for key, value in tags.items():
             if old.get(key) != value:
@@ -136,15 +139,33 @@ def _link(experiment: str, view: str) -> str:
     return f"#/experiments/{experiment}/runs{MODEL_TRAINING}&viewStateShareKey={key}"
 
 
-def _view(dataset: str | None) -> str:
-    """A view as MLflow keeps it: the medians of a dataset, or of all, best NDCG@10 first."""
+def _leaderboard(dataset: str | None) -> str:
+    """The view of the medians of a dataset, or of all, best NDCG@10 first."""
     only = f"tags.{LEVEL} = 'median'"
-    columns = [f"metrics.`{name}`" for name in COLUMNS] + ["tags.`seeds`"]
+    return _view(
+        filter=only if dataset is None else f"{only} and tags.dataset = '{dataset}'",
+        order=f"metrics.`{HEADLINE}`",
+        columns=[*COLUMNS, "seconds"],
+        tags=["seeds", "provisional", "published"],
+    )
+
+
+def _nested() -> str:
+    """The view of all runs, those of the seeds nested in their median's."""
+    return _view("", "attributes.start_time", [HEADLINE, "test/ndcg_at_10", "seconds"], ["stale"])
+
+
+def _view(filter: str, order: str, columns: Sequence[str], tags: Sequence[str]) -> str:
+    """A view as MLflow keeps it."""
+    metrics = {f"metrics.`{name}`": PIXELS.get(name, 190) for name in columns}
+    shown = [*metrics, *(f"tags.`{name}`" for name in tags)]
     state = {
-        "searchFilter": only if dataset is None else f"{only} and tags.dataset = '{dataset}'",
-        "orderByKey": f"metrics.`{HEADLINE}`",
+        "searchFilter": filter,
+        "orderByKey": order,
         "orderByAsc": False,
-        "selectedColumns": columns if dataset else ["tags.`dataset`", *columns],
+        "selectedColumns": shown,
+        "columnOrder": shown,
+        "columnWidths": metrics,
     }
     return json.dumps(state)
 
@@ -181,7 +202,7 @@ def _log_median(
     if run and run.data.tags.get("content") == tags["content"]:
         return str(run.info.run_id)
     if run is None:
-        name = f"{row['model']} · {row['dataset']} · median"
+        name = f"{row['model']} · {row['dataset']}"
         run = client.create_run(experiment, tags=tags, run_name=name)
         params = [Param("dataset", row["dataset"]), Param("model", row["model"])]
     else:

@@ -63,6 +63,8 @@ def set_aside(client: "MlflowClient", run: "Run") -> None:
 
 def _tags(record: TrialRecord) -> dict[str, str]:
     return {
+        "mlflow.note.content": f"The weights of a trial: `{WEIGHTS}`, which safetensors reads. Its "
+        f"configuration is in `{RECORD}`.",
         "dataset": record.dataset,
         "model": record.arm,
         "seed": str(record.seed),

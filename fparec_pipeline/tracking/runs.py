@@ -186,10 +186,10 @@ class Tracker:
         files = {f"{name}.md": markdown, f"{name}.json": json.dumps(rows, indent=2)}
         return self.reach(lambda client: self._log_texts(client, name, files, metrics or {}))
 
-    def log_report(self, html: str) -> str | None:
+    def log_report(self, html: str, metrics: Mapping[str, float] | None = None) -> str | None:
         """The report as a run of its own; otherwise as `log_table`."""
         files = {"report.html": html}
-        return self.reach(lambda client: self._log_texts(client, "report", files, {}))
+        return self.reach(lambda client: self._log_texts(client, "report", files, metrics or {}))
 
     def trial_urls(self) -> dict[str, str]:
         """Attempt -> where a browser finds its run; empty when MLflow cannot be reached."""

@@ -66,7 +66,7 @@ class Cells(html.parser.HTMLParser):
 
 def html_of(data):
     config = load_config(data)
-    return build_report(trials_frame(data, config), data, config, {})
+    return build_report(trials_frame(data, config), data, config, {}).html
 
 
 def report(data):

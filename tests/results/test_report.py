@@ -47,7 +47,8 @@ def finish(data, arms, seeds=(0, 1, 2)):
 
 
 def html_of(data, links=None):
-    return build_report(trials_frame(data, load_config(data)), data, load_config(data), links or {})
+    config = load_config(data)
+    return build_report(trials_frame(data, config), data, config, links or {}).html
 
 
 def test_the_first_screen_says_who_wins_and_that_it_is_not_sure(data):
@@ -197,8 +198,19 @@ def test_each_trial_says_how_it_was_made(data):
 def test_it_is_written_to_the_results_and_equal_trials_give_equal_bytes(data):
     finish(data, ARMS)
     first = write_report(trials_frame(data, load_config(data)), data, load_config(data), {})
-    assert path_of(data).read_text(encoding="utf-8") == first
-    assert html_of(data) == first
+    assert path_of(data).read_text(encoding="utf-8") == first.html
+    assert html_of(data) == first.html
+
+
+def test_its_numbers_are_those_that_it_prints(data):
+    finish(data, ARMS)
+    report = write_report(trials_frame(data, load_config(data)), data, load_config(data), {})
+    printed = re.findall(r'class="verdict (\w+)">(\d+) \1<', report.html)
+    assert {f"claims/{verdict}": float(count) for verdict, count in printed} == {
+        name: value for name, value in report.numbers.items() if name.startswith("claims/")
+    }
+    assert report.numbers["trials/here"] == 15
+    assert "15 were trained here" in report.html
 
 
 def test_accuracy_stands_beside_coverage_where_trials_have_lists(data):

@@ -11,6 +11,7 @@ from fparec_pipeline.running.context import open_context
 from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.running.rendering import outdated, render
 from fparec_pipeline.running.reporting import report_missing
+from fparec_pipeline.tracking import Medians, Tracker
 from fparec_pipeline.training.record import trial_folders
 
 JOB = "train_benchmark"
@@ -73,6 +74,10 @@ def test_everything_is_rendered_once(context):
     assert "FPARec" in newest(context, "table_3").metadata["table"].value
     assert (context.data.results / "report.html").exists()
     assert outdated(context) == []
+    medians = Medians(Tracker(None, context.data))
+    assert outdated(context, medians.datasets()) == []
+    (context.data.mlflow / "mlflow.db").unlink()  # a view: it is made again
+    assert outdated(context, Medians(Tracker(None, context.data)).datasets()) == ["tiny"]
     write_finished(context.data, make_attempt(context.config, "tiny", "sasrec", 0))
     assert outdated(context) == ["tiny"]
 
