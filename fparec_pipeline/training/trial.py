@@ -55,6 +55,7 @@ from fparec_pipeline.training.evaluation import (
     top_lists,
 )
 from fparec_pipeline.training.losses import Step, build_loss
+from fparec_pipeline.training.memory import keep_freed_memory
 from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
 from fparec_pipeline.training.record import (
     ATTEMPT,
@@ -344,6 +345,7 @@ class Epochs:
         """The network as the trial's seed initialises it, on the attempt's device."""
         h = trial.hyperparameters
         torch.set_num_threads(h.threads)
+        keep_freed_memory()
         self.trial, self.attempt = trial, attempt
         self.batches = Batches(splits, h.n, h.batch_size, attempt.device)
         torch.manual_seed(derived_seed(trial.seed, 0))
