@@ -18,7 +18,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ DROPS = {  # what the keys `drop_…` of a source do, in this order
     "duplicates": without_duplicates,
     "consecutive_repeats": without_consecutive_repeats,
 }
+CASES_AT_ONCE = 1 << 16  # whose inputs are gathered at once
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -83,6 +84,21 @@ class Cases:
     ends: np.ndarray  # int64 (cases,)
     targets: np.ndarray  # int32 (cases,)
     users: np.ndarray  # int64 (cases,): whose case it is, counted from 0, ascending
+
+    def inputs(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The inputs of the cases `order`, in blocks, so that memory does not grow with them.
+
+        Yields:
+            The cases of a block; of every item in their inputs, the place of its case in the
+            block, ascending; the items.
+        """
+        for start in range(0, len(order), CASES_AT_ONCE):
+            block = order[start : start + CASES_AT_ONCE]
+            starts = self.starts[block]
+            lengths = self.ends[block] - starts
+            place = np.repeat(np.arange(len(block)), lengths)
+            within = np.arange(len(place)) - (lengths.cumsum() - lengths)[place]
+            yield block, place, self.items[starts[place] + within]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fparec_pipeline.datasets.splits import Cases, Splits
 from fparec_pipeline.training.metrics import by_user, per_target
 
 K = 10
+USERS_AT_ONCE = 1 << 16  # in one array of intermediate results
 RANKINGS = ("test", "test_unseen")
 
 
@@ -40,18 +41,27 @@ def lists_table(kept: np.ndarray, unseen: np.ndarray, splits: Splits) -> pl.Data
         unseen: the same without the history.
         splits: what was tested on.
     """
-    novelty, popular = item_facts(splits)
     kind = np.min_scalar_type(splits.n_items)
+    facts = dict(zip(("novelty", "popular_share"), item_facts(splits), strict=True))
     columns = []
     for ranking, items in zip(RANKINGS, (kept, unseen), strict=True):
-        there = items > 0
-        count = np.maximum(there.sum(1), 1)
-        columns.append(pl.Series(ranking, items.astype(kind), dtype=pl.Array(_POLARS[kind], K)))
-        for name, of_item in (("novelty", novelty), ("popular_share", popular)):
-            values = np.where(there, np.append(0.0, of_item)[items], 0.0).sum(1) / count
-            values[~there.any(1)] = np.nan
+        small = items.astype(kind, copy=False)
+        columns.append(pl.Series(ranking, small, dtype=pl.Array(_POLARS[kind], K)))
+        for name, of_item in facts.items():
+            values = _means(small, np.append(0.0, of_item))
             columns.append(pl.Series(f"{ranking}/{name}_at_{K}", values).fill_nan(None))
     return target_facts(splits).with_columns(columns)
+
+
+def _means(lists: np.ndarray, of_item: np.ndarray) -> np.ndarray:
+    """The mean of a fact over each list's items; NaN for an empty list."""
+    values = np.full(len(lists), np.nan)
+    for start in range(0, len(lists), USERS_AT_ONCE):
+        block = lists[start : start + USERS_AT_ONCE]
+        counts = (block > 0).sum(1)
+        sums = np.where(block > 0, of_item[block], 0.0).sum(1)
+        np.divide(sums, counts, out=values[start : start + USERS_AT_ONCE], where=counts > 0)
+    return values
 
 
 _POLARS = {np.dtype(f"uint{bits}"): getattr(pl, f"UInt{bits}") for bits in (8, 16, 32)}
@@ -63,10 +73,15 @@ def item_facts(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
     Novelty is −log₂ of the share of training users who have the item (Zhou et al. 2010); an item
     that no one has counts as if one user had it.
     """
-    lengths = np.diff(splits.train_offsets)
-    width = splits.n_items + 1
-    pairs = np.unique(np.repeat(np.arange(splits.n_users), lengths) * width + splits.train_items)
-    users = np.bincount(pairs % width, minlength=width)[1:]
+    offsets, width = splits.train_offsets, splits.n_items + 1
+    lengths = np.diff(offsets)
+    users = np.zeros(width, np.int64)
+    for start in range(0, splits.n_users, USERS_AT_ONCE):
+        counts = lengths[start : start + USERS_AT_ONCE]
+        items = splits.train_items[offsets[start] :][: counts.sum()]
+        pairs = np.unique(np.repeat(np.arange(len(counts)), counts) * width + items)
+        users += np.bincount(pairs % width, minlength=width)
+    users = users[1:]
     novelty = -np.log2(np.maximum(users, 1) / max(1, (lengths > 0).sum()))
     counts = np.bincount(splits.train_items, minlength=width)[1:]
     popular = np.zeros(splits.n_items, bool)
@@ -99,11 +114,11 @@ def target_facts(splits: Splits) -> pl.DataFrame:
 
 def _repeated(cases: Cases) -> np.ndarray:
     """Whether each case's target is among its input, (cases,) bool."""
-    lengths = cases.ends - cases.starts
-    case = np.repeat(np.arange(len(lengths)), lengths)
-    within = np.arange(len(case)) - (lengths.cumsum() - lengths)[case]
-    equal = cases.items[cases.starts[case] + within] == cases.targets[case]
-    return np.bincount(case[equal], minlength=len(lengths)) > 0
+    found = [
+        np.bincount(place[items == cases.targets[block][place]], minlength=len(block)) > 0
+        for block, place, items in cases.inputs(np.arange(len(cases.targets)))
+    ]
+    return np.concatenate([np.zeros(0, bool), *found])
 
 
 # --- metrics ------------------------------------------------------------------------------------
@@ -201,8 +216,10 @@ def recommended(table: pl.DataFrame, ranking: str, n_items: int) -> np.ndarray:
     items = table[ranking].to_numpy()
     users = table["user"].to_numpy()
     weights = 1 / np.bincount(users)[users]
-    shares = np.broadcast_to(weights[:, None], items.shape)
-    return np.bincount(items.ravel(), shares.ravel(), minlength=n_items + 1)[1:]
+    total = np.zeros(n_items + 1)
+    for place in range(items.shape[1]):  # memory of one place, not of K
+        total += np.bincount(items[:, place], weights, minlength=n_items + 1)
+    return total[1:]
 
 
 def beyond_accuracy(table: pl.DataFrame, ranks: pl.DataFrame, n_items: int) -> dict[str, float]:

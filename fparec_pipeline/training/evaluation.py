@@ -86,13 +86,14 @@ class EvaluationSet:
 
 
 def _distinct_histories(cases: Cases, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct items of each input, cases in `order`: flat values, offsets (cases + 1,)."""
-    starts, lengths = cases.starts[order], (cases.ends - cases.starts)[order]
-    place = np.repeat(np.arange(len(order)), lengths)
-    within = np.arange(len(place)) - (lengths.cumsum() - lengths)[place]
+    """The distinct items of each input, cases in `order`: flat int32, offsets (cases + 1,)."""
     width = int(cases.items.max(initial=0)) + 1
-    keys = np.unique(place * width + cases.items[starts[place] + within])
-    return keys % width, np.searchsorted(keys // width, np.arange(len(order) + 1))
+    items, counts = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    for block, place, inputs in cases.inputs(order):
+        keys = np.unique(place * width + inputs)
+        items.append((keys % width).astype(np.int32))
+        counts.append(np.bincount(keys // width, minlength=len(block)))
+    return np.concatenate(items), np.concatenate(counts).cumsum()
 
 
 def network_scorer(model: Network, parts: int = 1) -> Scorer:
@@ -129,7 +130,7 @@ def rank_targets(score: Scorer, users: EvaluationSet) -> Ranks:
             ranks = count_ranks(
                 scores,
                 users.targets[first:last],
-                users.history[offsets[0] : offsets[-1]],
+                users.history[offsets[0] : offsets[-1]].long(),
                 offsets - offsets[0],
             )
             places = users.order[first:last]
@@ -144,10 +145,11 @@ def top_lists(score: Scorer, users: EvaluationSet) -> tuple[np.ndarray, np.ndarr
     """The K items of the highest scores for every target, best first, by both rankings.
 
     Returns:
-        (targets, K) int64 with the history among the candidates, and without it (then without the
-        target too, where it is in the history); 0 where there is no further item.
+        (targets, K) in the smallest integers that hold an item: with the history among the
+        candidates, and without it (then without the target too, where it is in the history); 0
+        where there is no further item.
     """
-    kept = np.zeros((len(users.owners), K), np.int64)
+    kept = np.zeros((len(users.owners), K), np.min_scalar_type(users.n_items))
     unseen = kept.copy()
     for start in range(0, len(users), NETWORK_USERS):
         first = start
@@ -155,7 +157,7 @@ def top_lists(score: Scorer, users: EvaluationSet) -> tuple[np.ndarray, np.ndarr
             last = first + len(scores)
             offsets = users.history_offsets[first : last + 1]
             rows = torch.arange(len(scores)).repeat_interleave(offsets.diff()).to(scores.device)
-            history = users.history[offsets[0] : offsets[-1]]
+            history = users.history[offsets[0] : offsets[-1]].long()
             places, width = users.order[first:last], min(K, scores.shape[1])
             kept[places, :width] = (scores.topk(width).indices + 1).cpu().numpy()
             removed = scores.index_put((rows, history - 1), scores.new_tensor(-torch.inf))
@@ -206,11 +208,16 @@ def ranks_table(valid: Ranks, test: Ranks) -> pl.DataFrame:
     other, that one's columns are null.
     """
     frames = [
-        pl.DataFrame({"user": ranks.users + 1, part: ranks.kept, f"{part}_unseen": ranks.unseen})
-        .cast(pl.UInt32)
-        .with_columns(place=pl.int_range(pl.len()).over("user"))
+        pl.DataFrame(
+            {"user": ranks.users + 1, part: ranks.kept, f"{part}_unseen": ranks.unseen}
+        ).cast(pl.UInt32)
         for part, ranks in (("valid", valid), ("test", test))
     ]
-    table = frames[0].join(frames[1], on=["user", "place"], how="full", coalesce=True)
-    table = table.sort("user", "place").select("user", *RANKINGS)
-    return pl.DataFrame([column.shrink_dtype() for column in table])
+    if frames[0]["user"].equals(frames[1]["user"]):  # no join, which needs memory
+        table = pl.concat([frames[0], frames[1].drop("user")], how="horizontal")
+    else:
+        place = pl.int_range(pl.len()).over("user").alias("place")
+        first, second = (frame.with_columns(place) for frame in frames)
+        table = first.join(second, on=["user", "place"], how="full", coalesce=True)
+        table = table.sort("user", "place")
+    return pl.DataFrame([column.shrink_dtype() for column in table.select("user", *RANKINGS)])
