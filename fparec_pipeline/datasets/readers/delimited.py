@@ -80,6 +80,8 @@ def movielens(file: RawFile, source: Any, scratch: Path) -> pl.LazyFrame:
     table = table.with_columns(
         *shared.identifiers(pl.col("0"), pl.col("1"), NULL_WORDS),
         *shared.whole_seconds(pl.col("2")),
+        # A line of white space, too.
+        pl.col("nothing") | (pl.col("alone") & (pl.col("0").str.strip_chars() == "")),
     )
     return shared.judged(table, surplus=pl.col(EXCESS))
 
@@ -166,13 +168,15 @@ def _parsed(
     named = [
         pl.col(field).alias(name) for field, name in zip(fields, _distinct(names), strict=True)
     ]
+    alone = pl.all_horizontal(pl.col(*fields[1:], EXCESS).is_null())
     return table.select(
         "row",
         pl.struct(named).struct.json_encode().alias("record"),
         *(pl.col(fields[place]).alias(str(number)) for number, place in enumerate(places)),
         pl.col(EXCESS).is_not_null(),
         pl.lit(False).alias("open"),
-        pl.all_horizontal(pl.col(*fields, EXCESS).is_null()).alias("nothing"),
+        alone.alias("alone"),  # the first field, if anything
+        (alone & pl.col(first).is_null()).alias("nothing"),
     )
 
 
