@@ -1,7 +1,10 @@
-"""Medians and leaderboard by dataset, the result tables, and the paper's figures."""
+"""Trials, medians and leaderboard by dataset, the result tables, the figures and the report.
+
+Here belongs what Dagster's page shows of results. How one is made belongs to `results/`.
+"""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -54,15 +57,28 @@ def result_assets(config: Config) -> list[dg.AssetsDefinition]:
     ]
 
 
-def _trials_asset(config: Config) -> dg.AssetsDefinition:
-    @dg.asset(
-        partitions_def=dataset_partitions(config),
-        deps=[*training_keys(config), "references"],
-        group_name="results",
-        kinds={"polars"},
+def _by_dataset(config: Config, **own: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` of a result of each dataset, rendered again whenever its trials change."""
+    return _result(partitions_def=dataset_partitions(config), group_name="results", **own)
+
+
+def _result(
+    *, code_version: str = "1", **own: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` of a result that is rendered again whenever what it is made of changes."""
+    return dg.asset(
         owners=["team:research"],
-        code_version="1",
+        code_version=code_version,
         automation_condition=keep_current(),
+        **own,
+    )
+
+
+def _trials_asset(config: Config) -> dg.AssetsDefinition:
+    @_by_dataset(
+        config,
+        deps=[*training_keys(config), "references"],
+        kinds={"polars"},
         check_specs=check_specs(TRIAL_CHECKS, "trials"),
         description="All finished trials of a dataset as one frame, a row a trial, read from their "
         "folders. Every result is made of it.",
@@ -88,14 +104,11 @@ def _trials_asset(config: Config) -> dg.AssetsDefinition:
 
 
 def _medians_asset(config: Config) -> dg.AssetsDefinition:
-    @dg.asset(
-        partitions_def=dataset_partitions(config),
+    @_by_dataset(
+        config,
         deps=["trials"],
-        group_name="results",
         kinds={"polars"},
-        owners=["team:research"],
         code_version="2",
-        automation_condition=keep_current(),
         check_specs=check_specs(MEDIAN_CHECKS, "medians"),
         description="The median over seeds of every model of a dataset that has a trial, with "
         "95 % intervals over users. Provisional with fewer than three seeds.",
@@ -122,14 +135,11 @@ def _medians_asset(config: Config) -> dg.AssetsDefinition:
 
 
 def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
-    @dg.asset(
-        partitions_def=dataset_partitions(config),
+    @_by_dataset(
+        config,
         deps=["medians"],
-        group_name="results",
         kinds={"polars", "mlflow"},
-        owners=["team:research"],
         code_version="2",
-        automation_condition=keep_current(),
         description="All models of a dataset, best first; provisional with fewer than three seeds.",
     )
     @explained
@@ -157,14 +167,11 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
     title = study.title if study else TITLES[name]
     deps: list[str] = ["trials"] if study else UPSTREAM[name]
 
-    @dg.asset(
+    @_result(
         name=name,
         deps=deps,
         group_name="tables",
         kinds={"polars", "mlflow"},
-        owners=["team:research"],
-        code_version="1",
-        automation_condition=keep_current(),
         description=f"{title}, ours beside the paper's.",
     )
     @explained
@@ -210,13 +217,10 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
 
 
 def _report_asset(config: Config) -> dg.AssetsDefinition:
-    @dg.asset(
+    @_result(
         deps=["trials"],
         group_name="results",
         kinds={"html", "mlflow"},
-        owners=["team:research"],
-        code_version="1",
-        automation_condition=keep_current(),
         description="Everything in one HTML file: verdicts, tables, figures, provenance.",
     )
     @explained

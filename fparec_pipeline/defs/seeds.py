@@ -6,6 +6,7 @@ others when one fails. How a trial or a stack is trained belongs to `training/`.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -21,20 +22,23 @@ Results = dict[Trial, TrialRecord | Exception]
 SEEDS_A_RUN = 3  # of an arm, where there is a GPU
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How the trials of a run are trained, and who is told."""
+
+    data: DataRoot
+    device: str
+    retrain: bool
+    reporter: Reporter
+
+
 def seeds_a_run(device: str = "auto") -> int:
     """How many seeds of an arm one run trains: on a GPU several, which are one stack there."""
     on_gpu = device.startswith("cuda") or (device == "auto" and has_gpu())
     return SEEDS_A_RUN if on_gpu else 1
 
 
-def train_trials(
-    trials: Sequence[Trial],
-    settings: Config,
-    data: DataRoot,
-    device: str,
-    retrain: bool,
-    reporter: Reporter,
-) -> Results:
+def train_trials(trials: Sequence[Trial], settings: Config, manner: Manner) -> Results:
     """Train the trials of a run; one that fails does not stop the others.
 
     Returns:
@@ -43,25 +47,19 @@ def train_trials(
     results: Results = {}
     if not trials:
         return results
+    device = manner.device
     with nullcontext() if device in ("cpu", "mps") or ":" in device else own_gpu():
         for group in together(trials, device):
-            results |= _train_group(group, settings, data, device, retrain, reporter)
+            results |= _train_group(group, settings, manner)
     return results
 
 
-def _train_group(
-    trials: Sequence[Trial],
-    settings: Config,
-    data: DataRoot,
-    device: str,
-    retrain: bool,
-    reporter: Reporter,
-) -> Results:
+def _train_group(trials: Sequence[Trial], settings: Config, manner: Manner) -> Results:
     name = trials[0].dataset
-    splits = current_splits(name, settings.datasets[name], data)
-    if len(trials) > 1 and _train_stack(trials, splits, data, device, retrain, reporter):
-        retrain = False  # what the stack has just trained is there
-    return {t: _train_one(t, splits, data, device, retrain, reporter) for t in trials}
+    splits = current_splits(name, settings.datasets[name], manner.data)
+    if len(trials) > 1 and _train_stack(trials, splits, manner):
+        manner = replace(manner, retrain=False)  # what the stack has just trained is there
+    return {trial: _train_one(trial, splits, manner) for trial in trials}
 
 
 def raise_failures(results: Results) -> None:
@@ -107,37 +105,37 @@ def _is_cuda(device: str) -> bool:
     return torch.cuda.is_available()
 
 
-def _train_stack(
-    trials: Sequence[Trial],
-    splits: Splits,
-    data: DataRoot,
-    device: str,
-    retrain: bool,
-    reporter: Reporter,
-) -> bool:
+def _train_stack(trials: Sequence[Trial], splits: Splits, manner: Manner) -> bool:
     """Whether the seeds of an arm could be trained as one."""
     from fparec_pipeline.training.stacked import run_stacked
 
-    observers = {trial.seed: reporter for trial in trials}
+    observers = {trial.seed: manner.reporter for trial in trials}
     try:
-        run_stacked(trials, splits, data, device=device, retrain=retrain, observers=observers)
+        run_stacked(
+            trials,
+            splits,
+            manner.data,
+            device=manner.device,
+            retrain=manner.retrain,
+            observers=observers,
+        )
     except Exception as error:
-        reporter.log.warning("Seed by seed, because the stack failed: %s", error)
+        manner.reporter.log.warning("Seed by seed, because the stack failed: %s", error)
         return False
     return True
 
 
-def _train_one(
-    trial: Trial,
-    splits: Splits,
-    data: DataRoot,
-    device: str,
-    retrain: bool,
-    reporter: Reporter,
-) -> TrialRecord | Exception:
+def _train_one(trial: Trial, splits: Splits, manner: Manner) -> TrialRecord | Exception:
     from fparec_pipeline.training.trial import run_trial
 
     try:
-        return run_trial(trial, splits, data, device=device, retrain=retrain, observer=reporter)
+        return run_trial(
+            trial,
+            splits,
+            manner.data,
+            device=manner.device,
+            retrain=manner.retrain,
+            observer=manner.reporter,
+        )
     except Exception as error:
         return error

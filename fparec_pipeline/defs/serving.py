@@ -5,7 +5,7 @@ assets, their checks and what Dagster's page shows of them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from fparec_pipeline.defs.data import splits_are_current
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.news import News
 from fparec_pipeline.defs.partitions import dataset_partitions
+from fparec_pipeline.defs.private import AssetJob
 from fparec_pipeline.defs.reporter import LOG_SECONDS, reporting, uninterrupted
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.defs.training import (
@@ -33,10 +34,6 @@ from fparec_pipeline.results.trials import read_trials, trials_frame
 from fparec_pipeline.training.record import Progress
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition as AssetJob,
-    )
-
     from fparec_pipeline.serving.champion import Champion
     from fparec_pipeline.serving.choice import Choice
     from fparec_pipeline.serving.refit import OnEpoch
@@ -64,19 +61,27 @@ class RecommendConfig(dg.Config):
     block: str = ""
 
 
+def _by_dataset(config: Config, **own: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` with what both assets have in common."""
+    return dg.asset(
+        partitions_def=dataset_partitions(config),
+        group_name="serving",
+        owners=["team:research"],
+        code_version="1",
+        **own,
+    )
+
+
 def serving_assets(config: Config) -> list[dg.AssetsDefinition]:
     """`champion` and `recommendations`, by dataset."""
     return [_champion_asset(config), _recommendations_asset(config)]
 
 
 def _champion_asset(config: Config) -> dg.AssetsDefinition:
-    @dg.asset(
-        partitions_def=dataset_partitions(config),
+    @_by_dataset(
+        config,
         deps=["trials", "splits", "references"],
-        group_name="serving",
         kinds={"pytorch", "mlflow"},
-        owners=["team:research"],
-        code_version="1",
         check_specs=[
             dg.AssetCheckSpec(
                 "stands_out",
@@ -240,13 +245,10 @@ def _warning(name: str, passed: bool, message: str) -> dg.AssetCheckResult:
 def _recommendations_asset(config: Config) -> dg.AssetsDefinition:
     settings = config
 
-    @dg.asset(
-        partitions_def=dataset_partitions(config),
+    @_by_dataset(
+        config,
         deps=["champion", "splits"],
-        group_name="serving",
         kinds={"pytorch", "parquet"},
-        owners=["team:research"],
-        code_version="1",
         check_specs=[
             dg.AssetCheckSpec(
                 "sound",
@@ -309,7 +311,7 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def serving_jobs() -> list["AssetJob"]:
+def serving_jobs() -> list[AssetJob]:
     """What `fparec promote` and `fparec recommend` materialise."""
     return [
         dg.define_asset_job(
@@ -325,7 +327,7 @@ def serving_jobs() -> list["AssetJob"]:
     ]
 
 
-def refresh_job() -> "AssetJob":
+def refresh_job() -> AssetJob:
     """Newer data, from the raw file to recommendations: one run a dataset."""
     return dg.define_asset_job(
         REFRESH,
@@ -336,7 +338,7 @@ def refresh_job() -> "AssetJob":
     )
 
 
-def refresh_schedule(config: Config, job: "AssetJob") -> dg.ScheduleDefinition:
+def refresh_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
     """Every night at four, each dataset whose champion is older than its file. Off by default."""
 
     @dg.schedule(

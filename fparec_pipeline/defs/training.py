@@ -30,7 +30,7 @@ from fparec_pipeline.defs.partitions import (
 )
 from fparec_pipeline.defs.reporter import Reporter, reporting
 from fparec_pipeline.defs.resources import Workspace
-from fparec_pipeline.defs.seeds import Results, raise_failures, seeds_a_run, train_trials
+from fparec_pipeline.defs.seeds import Manner, Results, raise_failures, seeds_a_run, train_trials
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import is_stale
 from fparec_pipeline.training.record import TrialRecord, read_record, view_trial
@@ -174,7 +174,8 @@ def _training_asset(
         _tag(context, trials)
         before = {} if config.retrain else _records(trials, data)
         with reporting(data, context.run.run_id, context.log) as reporter:
-            results = _results(trials, before, settings, workspace, config.retrain, reporter)
+            manner = Manner(data, workspace.device, config.retrain, reporter)
+            results = _results(trials, before, settings, manner)
         for key, trial in wanted.items():
             record = results[trial]
             if not isinstance(record, TrialRecord):
@@ -216,18 +217,12 @@ def _records(trials: Sequence[Trial], data: DataRoot) -> dict[Trial, TrialRecord
 
 @explained
 def _results(
-    trials: Sequence[Trial],
-    before: Mapping[Trial, TrialRecord],
-    settings: Config,
-    workspace: Workspace,
-    retrain: bool,
-    reporter: Reporter,
+    trials: Sequence[Trial], before: Mapping[Trial, TrialRecord], settings: Config, manner: Manner
 ) -> Results:
     """Of each trial: what was there and needs no splits to be known as current, else trained."""
-    data = workspace.data
-    kept = {t: r for t, r in before.items() if _came_without_splits(r, settings, data)}
+    kept = {t: r for t, r in before.items() if _came_without_splits(r, settings, manner.data)}
     missing = [trial for trial in trials if trial not in kept]
-    return kept | train_trials(missing, settings, data, workspace.device, retrain, reporter)
+    return kept | train_trials(missing, settings, manner)
 
 
 def _materialization(

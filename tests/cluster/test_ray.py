@@ -35,10 +35,21 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 RUN = ("run", "--datasets", "tiny", "--seeds", "0", "--device", "cpu", "--models")
 
 
+STARTED: list[subprocess.Popen] = []  # commands; those of a test that failed may go on
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with ray_cluster() as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on():
+    yield
+    while STARTED:
+        STARTED[-1].kill()
+        STARTED.pop().wait()
 
 
 class Place:
@@ -59,7 +70,8 @@ class Place:
     def start(self, *arguments: str) -> subprocess.Popen:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         command = [sys.executable, "-c", MAIN, *arguments]
-        return subprocess.Popen(command, env=self.environment, **pipes)
+        STARTED.append(subprocess.Popen(command, env=self.environment, **pipes))
+        return STARTED[-1]
 
     def run(self, *arguments: str) -> str:
         """What the command prints, which succeeds."""

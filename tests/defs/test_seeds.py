@@ -8,7 +8,7 @@ import torch
 from tiny import PACKAGED, tiny_splits, tiny_trial
 
 from fparec_pipeline.defs import seeds
-from fparec_pipeline.defs.seeds import raise_failures, together, train_trials
+from fparec_pipeline.defs.seeds import Manner, raise_failures, together, train_trials
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import lock_trial
 
@@ -62,7 +62,7 @@ def stacked_on_cpu(monkeypatch):
 def test_a_stack_is_trained_once_and_gives_each_seed_its_record(splits, monkeypatch, tmp_path):
     stacked_on_cpu(monkeypatch)
     trials, told = [tiny_trial("fparec", seed) for seed in (0, 1)], Told()
-    results = train_trials(trials, SETTINGS, DataRoot(tmp_path), "cpu", True, told)
+    results = train_trials(trials, SETTINGS, Manner(DataRoot(tmp_path), "cpu", True, told))
     assert told.epochs == [(0, 1), (1, 1), (0, 2), (1, 2)]
     assert [results[trial].stacked for trial in trials] == [2, 2]
 
@@ -74,7 +74,7 @@ def test_a_stack_that_fails_is_trained_seed_by_seed(splits, monkeypatch, tmp_pat
     stacked_on_cpu(monkeypatch)
     monkeypatch.setattr("fparec_pipeline.training.stacked.run_stacked", fail)
     trials, told = [tiny_trial("fparec", seed) for seed in (0, 1)], Told()
-    results = train_trials(trials, SETTINGS, DataRoot(tmp_path), "cpu", False, told)
+    results = train_trials(trials, SETTINGS, Manner(DataRoot(tmp_path), "cpu", False, told))
     assert told.epochs == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert [results[trial].stacked for trial in trials] == [1, 1]
     assert "out of memory" in caplog.text
@@ -83,7 +83,7 @@ def test_a_stack_that_fails_is_trained_seed_by_seed(splits, monkeypatch, tmp_pat
 def test_a_trial_that_fails_does_not_stop_the_others_and_fails_the_run(splits, tmp_path):
     data, trials = DataRoot(tmp_path), [tiny_trial("fparec", seed) for seed in (0, 1, 2)]
     with lock_trial(data.trial("tiny", "fparec", 1)):  # as another process that trains it does
-        results = train_trials(trials, SETTINGS, data, "cpu", False, Told())
+        results = train_trials(trials, SETTINGS, Manner(data, "cpu", False, Told()))
     assert [isinstance(results[trial], Exception) for trial in trials] == [False, True, False]
     with pytest.raises(dg.Failure) as failure:
         raise_failures(results)
