@@ -1,4 +1,7 @@
-"""The Dagster code location: what `dagster dev` and every run's process load."""
+"""The Dagster code location: what `dagster dev` and every run's process load.
+
+Nothing else belongs here: `defs/build.py` puts the definitions together.
+"""
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.defs.build import build_defs

@@ -2,6 +2,9 @@
 
 One module a family of commands; each registers its commands on `app`. A new family is a module
 here and its name in FAMILIES.
+
+Here belong how the command starts and how it ends on an error. What a command does belongs to its
+family, and how that is computed to the layers below.
 """
 
 import io

@@ -1,4 +1,7 @@
-"""`fparec dataset check` and `add`: an own file, before the first run."""
+"""`fparec dataset check` and `add`: an own file, before the first run.
+
+Here belong the questions and what is printed. Guessing and reading a file belong to `datasets/`.
+"""
 
 import json
 import re

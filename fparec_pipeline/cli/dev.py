@@ -1,4 +1,7 @@
-"""`fparec dev`: both pages on this machine."""
+"""`fparec dev`: both pages on this machine.
+
+Here belong the options and the addresses. How the servers run belongs to `running/servers.py`.
+"""
 
 from typing import Annotated
 

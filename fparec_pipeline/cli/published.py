@@ -1,4 +1,8 @@
-"""`fparec results`: published results in and out of the trial store, and their tables."""
+"""`fparec results`: published results in and out of the trial store, and their tables.
+
+Here belong the options and what is printed. What is published, and how it is read, belongs to
+`results/`.
+"""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Commands that show results: leaderboard, tables, figures and the report."""
+"""Commands that show results: leaderboard, tables, figures and the report.
+
+Here belong the options and formats. What several families print stands in `show.py`; how a result
+is made belongs to `results/`.
+"""
 
 import json
 from typing import Annotated

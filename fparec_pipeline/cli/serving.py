@@ -1,4 +1,7 @@
-"""From the leaderboard to recommendations: promote a champion, recommend, serve and export it."""
+"""From the leaderboard to recommendations: promote a champion, recommend, serve and export it.
+
+Here belong the options and what is printed. Choosing, answering and packing belong to `serving/`.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

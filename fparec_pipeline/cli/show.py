@@ -1,4 +1,7 @@
-"""How results look on the terminal; what several command families print."""
+"""How results look on the terminal; what several command families print.
+
+Here belongs printing only: what is shown is made by `results/`.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,8 @@
-"""Commands about the trial store: what is in it, and Dagster and MLflow brought up to date."""
+"""Commands about the trial store: what is in it, and Dagster and MLflow brought up to date.
+
+Here belong the options and what is printed. A trial's state belongs to `results/trials.py`, the
+views to `tracking/` and `running/`.
+"""
 
 import shutil
 from typing import Annotated

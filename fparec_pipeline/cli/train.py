@@ -1,4 +1,8 @@
-"""`fparec run`: materialise what is missing, with a bar for each trial that is being trained."""
+"""`fparec run`: materialise what is missing, with a bar for each trial that is being trained.
+
+Here belong the order of the steps, the bars and the closing lines. Which runs there are belongs to
+`defs/requests.py`, how they are followed to `running/`.
+"""
 
 from collections.abc import Iterable
 from itertools import product

@@ -2,6 +2,8 @@
 
 `load_config` makes a `Config`, and every other layer is given it. Nothing here imports torch,
 Dagster or MLflow.
+
+Here belongs what the other layers import of this one; each module beside says what belongs in it.
 """
 
 from fparec_pipeline.config.fingerprints import (

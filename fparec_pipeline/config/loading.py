@@ -5,6 +5,9 @@ Notable:
   the packaged one, key by key: the user's own datasets, an override such as `source = "raw"`, arms
   and studies of one's own.
 * An error names the file, the key, what is allowed and the nearest match.
+
+Here belong files and their errors. What a key may hold belongs to `schema.py`, what it comes to for
+a trial to `resolution.py`.
 """
 
 import re

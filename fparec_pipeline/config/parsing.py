@@ -1,4 +1,8 @@
-"""Values of a file as a pydantic model, with an error that helps who wrote the file."""
+"""Values of a file as a pydantic model, with an error that helps who wrote the file.
+
+Here belong the words of such an error. Which fields there are belongs to `schema.py` and
+`sources.py`.
+"""
 
 import difflib
 from collections.abc import Iterable

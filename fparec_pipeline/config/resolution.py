@@ -5,6 +5,8 @@ Notable:
   (`Config.trial`).
 * Arms that come to the same hyper-parameters on a dataset are one computation: the trial carries
   the name of the first of them, so that an arm which two studies share is trained once.
+
+Here belong questions that the parsed files answer. Reading them belongs to `loading.py`.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,9 @@
 """What must be true of splits on disk; each check reads the files, never the code that made them.
 
 A failed check of severity `error` blocks what stands downstream; a `warning` is only shown.
+
+Here belong the checks that every protocol has. Those of one protocol belong to `protocols.py`,
+those of results to `defs/checks.py`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Checksums, seals and atomic writes, and the errors of the datasets layer."""
+"""Checksums, seals and atomic writes, and the errors of the datasets layer.
+
+Here belongs what any file of the data root needs. What a file holds belongs to whoever writes it.
+"""
 
 import errno
 import hashlib

@@ -1,4 +1,7 @@
-"""What a user should know of a dataset's splits, in lines; from their statistics alone."""
+"""What a user should know of a dataset's splits, in lines; from their statistics alone.
+
+Here belong the sentences. What is counted belongs to `preprocess.py` and `collecting.py`.
+"""
 
 from pathlib import Path
 from typing import Any

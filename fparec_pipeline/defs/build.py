@@ -1,4 +1,7 @@
-"""Puts assets, jobs, automation and resources together."""
+"""Puts assets, jobs, automation and resources together.
+
+Here belongs the wiring. An asset, job or sensor belongs to the module of its subject.
+"""
 
 from collections.abc import Mapping
 from typing import Any

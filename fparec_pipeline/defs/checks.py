@@ -1,6 +1,8 @@
 """Checks of results: each reads a frame and stops nothing; together, the benchmark's health.
 
 The checks of splits stand in `datasets/checks.py`: those stop what is downstream.
+
+Here belong checks of what the trials came to.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,7 @@
-"""Assets `raw` and `splits`, by dataset."""
+"""Assets `raw` and `splits`, by dataset.
+
+Here belongs what Dagster's page shows of data. How they are made belongs to `datasets/`.
+"""
 
 from inspect import getdoc
 from pathlib import Path

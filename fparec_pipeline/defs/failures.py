@@ -3,6 +3,8 @@
 Dagster prints the description of a `dg.Failure` first; of any other exception it prints ten frames
 of its own code first. Errors that are not the project's own are left as they are: their frames are
 what is needed to mend them.
+
+Here belong the advice and how an error is raised. Why a run has failed is read by `reasons.py`.
 """
 
 import functools

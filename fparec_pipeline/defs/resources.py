@@ -1,4 +1,7 @@
-"""What assets are given: the data root and the device."""
+"""What assets are given: the data root and the device.
+
+Here belongs what a run can be configured with for all its assets.
+"""
 
 from pathlib import Path
 

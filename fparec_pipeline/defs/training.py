@@ -5,6 +5,9 @@ one asset, partitioned dataset × `arm·seed`, over all its arms: those that it 
 studies too, which are trained once all the same, because a trial's folder is the fact.
 
 torch and mlflow are imported inside functions, so that the code location loads fast.
+
+Here belong the assets, where a trial is shown, and what is shown of it. Which run trains which
+trials belongs to `requests.py`, how a run trains them to `seeds.py`.
 """
 
 import base64

@@ -7,6 +7,8 @@ own.
 
 The checks run in evaluation mode, in float64, with random parameters of order one. That they pass
 says nothing about the quality of a model.
+
+Here belongs what holds for every mixer or network. What one of them computes is tested beside it.
 """
 
 from collections.abc import Callable

@@ -4,6 +4,8 @@ PyTorch draws a CPU mask one element at a time from a Mersenne twister (about 6 
 seventh of a training step). Here 16 bits an element come from NumPy's SFC64, seeded by one draw
 from PyTorch's generator, so that `torch.manual_seed` still decides everything. The rate is exact
 to 2⁻¹⁶. Other devices use PyTorch's own dropout.
+
+Here belong the masks. Where dropout is applied belongs to `network.py`.
 """
 
 import numpy as np

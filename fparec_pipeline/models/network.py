@@ -7,6 +7,9 @@ Notable:
   paper; a learned position embedding for the mixers that need one.
 * The output weights are the unscaled item embedding; the scores are left to the loss and the
   evaluation, which never hold all of them.
+
+Here belongs what the paper's models share. A mixer belongs to `mixers.py`; a network that is none
+of them has a file of its own.
 """
 
 import math

@@ -2,6 +2,8 @@
 
 Each scorer maps right-aligned inputs (L, u) to blocks of scores (≤ u, |V|), column i − 1 for item
 i. Equal scores count against them, as against every model.
+
+Here belong their scores. How they are ranked belongs to `training/evaluation.py`.
 """
 
 from collections.abc import Callable, Iterator

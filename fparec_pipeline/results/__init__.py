@@ -3,6 +3,8 @@
 Example:
     from fparec_pipeline.results import leaderboard
     leaderboard("beauty").select("model", "seeds", "test/ndcg_at_10")
+
+Here belongs the one function that a notebook needs; each module beside says what belongs in it.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,7 @@
-"""The paper's claims (`claims.toml`), each with a verdict from our own trials."""
+"""The paper's claims (`claims.toml`), each with a verdict from our own trials.
+
+Here belong the verdicts. The tests that they rest on belong to `significance.py`.
+"""
 
 import tomllib
 from collections.abc import Callable

@@ -1,4 +1,8 @@
-"""Medians over seeds: the strict ones of a study's table, and those of what is there."""
+"""Medians over seeds: the strict ones of a study's table, and those of what is there.
+
+Here belongs whatever is a median, and which metrics tables show. Tables belong to `study_table.py`,
+tests to `significance.py`.
+"""
 
 from pathlib import Path
 

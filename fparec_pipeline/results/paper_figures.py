@@ -7,6 +7,8 @@ Notable:
   none is there, there is no figure but `FigureMissing`.
 * The attention is the modules' own (`PositionalMixer.attention`), so that the figure shows what
   the model computes. torch is imported inside functions.
+
+Here belong the paper's figures. Pictures of results belong to `plots.py`.
 """
 
 from collections.abc import Iterator

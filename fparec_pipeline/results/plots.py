@@ -1,4 +1,8 @@
-"""Pictures as PNG and SVG bytes, drawn without any window system; equal input, equal bytes."""
+"""Pictures as PNG and SVG bytes, drawn without any window system; equal input, equal bytes.
+
+Here belong pictures of numbers that are given. The paper's own figures belong to
+`paper_figures.py`.
+"""
 
 import io
 import textwrap

@@ -8,6 +8,9 @@ Notable:
   which are not published: they are taken as they are, or are null.
 * An imported trial is an ordinary folder marked `published`, so that tables, leaderboard, Dagster
   and MLflow need not know where it was trained. It never takes the place of a trial that is there.
+
+Here belong writing and reading those files. The tables of what is published belong to
+`published_tables.py`.
 """
 
 import json

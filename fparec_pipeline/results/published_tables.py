@@ -3,6 +3,8 @@
 Three kinds, for each dataset and its models that have all seeds, FPARec among them: seeds, medians,
 intervals and paired tests; validation by epoch; and what the medians would be had 10,000 users been
 drawn, as the paper did.
+
+Here belongs what only that page shows. A study's table belongs to `study_table.py`.
 """
 
 from collections.abc import Iterator

@@ -4,6 +4,9 @@ Notable:
 * Whatever comes from data or configuration goes through jinja2's autoescape; pictures are SVGs in
   data URIs, in which nothing can run.
 * It holds no time of its own making: equal trials give an equal report.
+
+Here belongs how the page is put together; its layout is `report.html.j2`. What it says is made by
+the modules beside.
 """
 
 import base64

@@ -4,6 +4,9 @@ Notable:
 * Both speak of users: had other users of the same kind been evaluated, how would the numbers
   differ? The variance of training is *not* covered; the values of the seeds stand beside for that.
 * Holm's correction (Holm 1979) is over the comparisons of one dataset and metric.
+
+Here belong statistics over users. The metrics belong to `training/metrics.py`, medians over seeds
+to `medians.py`.
 """
 
 import hashlib

@@ -4,6 +4,8 @@ Notable:
 * One block a dataset, one line a model, the untrained references beneath; best and second are
   found for each dataset and metric among the trained models, on the values as printed.
 * What is missing stays a visible gap, with its reason beneath the table.
+
+Here belong a table's cells and its markdown. Which tables there are belongs to `tables.py`.
 """
 
 import html

@@ -6,6 +6,9 @@ Notable:
 * Intervals are drawn when a table is shown: a tenth of a second an arm and metric.
 * What a table needs that its medians do not say stands in notes beneath each dataset: what the
   paper's text says of another window, and how many targets each window trains on.
+
+Here belongs which tables there are and what each is made from. How one looks belongs to
+`study_table.py`.
 """
 
 from dataclasses import replace

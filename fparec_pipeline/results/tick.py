@@ -1,6 +1,8 @@
 """What came of the last tick of the weekly schedule: a small file that the report begins with.
 
 Dagster writes it (`defs/automation.py`); who reads it needs no Dagster.
+
+Here belongs the file. What a tick does belongs to `defs/automation.py`.
 """
 
 import json

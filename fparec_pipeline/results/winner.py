@@ -3,6 +3,9 @@
 The winner is the trained model with the best median. It is tested against every other trained
 model, paired over users, with Holm's correction (`significance.compare`): "not significantly ahead
 of" is said of all that the test cannot tell from it.
+
+Here belong the winner and its rivals. Which trial is served belongs to `serving/choice.py`, which
+asks validation.
 """
 
 from collections.abc import Mapping

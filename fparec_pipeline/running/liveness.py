@@ -3,6 +3,8 @@
 A run holds an flock while it lasts. The kernel frees it when the process dies, however it dies:
 that is how a run that Dagster still shows as started is known to have ended. A run that waits in
 the queue is held by the command that asked for it.
+
+Here belongs whether a run's process lives. How one is started and ended belongs to `launcher.py`.
 """
 
 import uuid

@@ -1,4 +1,7 @@
-"""`fparec serve`: the champion of a dataset, served from MLflow's registry until Ctrl-C."""
+"""`fparec serve`: the champion of a dataset, served from MLflow's registry until Ctrl-C.
+
+Here belongs the server's process. What it answers belongs to `serving/`.
+"""
 
 import os
 import signal

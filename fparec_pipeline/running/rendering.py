@@ -1,4 +1,7 @@
-"""Renders the results of trials that came in without Dagster: copied by hand, or imported."""
+"""Renders the results of trials that came in without Dagster: copied by hand, or imported.
+
+Here belongs which results are outdated. How one is rendered belongs to its asset.
+"""
 
 from collections.abc import Collection, Iterator
 

@@ -1,4 +1,7 @@
-"""What Dagster is told of finished trials that it did not run."""
+"""What Dagster is told of finished trials that it did not run.
+
+Here belong events without a run. What a run tells of itself belongs to `defs/`.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""`fparec dev`: Dagster and an MLflow server side by side, ended by one Ctrl-C."""
+"""`fparec dev`: Dagster and an MLflow server side by side, ended by one Ctrl-C.
+
+Here belongs how processes are started, watched and ended together. What the pages show does not.
+"""
 
 import os
 import signal

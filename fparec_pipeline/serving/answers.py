@@ -1,6 +1,8 @@
 """Requests in the caller's ids, answered one for one: what a served model says.
 
 Travels with a registered model, as `model` does.
+
+Here belong the checks of a request and the form of an answer. The scores belong to `topk.py`.
 """
 
 from collections.abc import Sequence

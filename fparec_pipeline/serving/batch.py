@@ -3,6 +3,8 @@
 A row is one recommended item: `user` and `item` by the source's ids, `rank` from 1, and `score`
 (equation 10; null where popularity answered because the user's history holds no known item). Rows
 are in the order of the users, then by rank. The file's metadata says who recommended, and how.
+
+Here belongs the file. Whose recommendations they are belongs to `histories.py`.
 """
 
 import json

@@ -5,6 +5,9 @@
 folder lie the three files of `serving.model` (`champion.json`, written last, is its record), the
 learning curve of its refit, and the weights of the trial that was chosen where it has some: a later
 challenger is compared with those (`serving.refresh`).
+
+Here belong the folder and what points to it. Who is chosen belongs to `choice.py`, the refit to
+`refit.py`.
 """
 
 import hashlib

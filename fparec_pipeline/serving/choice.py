@@ -6,6 +6,8 @@ Notable:
 * The winner is tested against the runner-up and the untrained rows, over users, with Holm's
   correction (`results.significance`). That the winner was picked by the same numbers makes it look
   better than it is; a difference that is not significant even so is none to rely on.
+
+Here belongs who is chosen. What becomes of it belongs to `champion.py`.
 """
 
 from collections.abc import Mapping, Sequence

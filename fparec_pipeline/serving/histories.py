@@ -4,6 +4,8 @@ Notable:
 * The source's ids are what joins: a history may come from splits that are newer than the champion,
   or from a file. Items that the champion does not know are left out and counted.
 * A history keeps its order and its repeats.
+
+Here belong the inputs. What is answered belongs to `model.py` and `batch.py`.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 This module, `topk` and what they import travel with a registered model, so they need nothing but
 torch, NumPy, Polars, safetensors and pydantic.
+
+Here belongs what can answer without this project's data root.
 """
 
 import json

@@ -4,6 +4,8 @@ The graph takes `items`, (batch, length) int64, each history right-aligned, 0 as
 most the model's window; and gives `scores`, (batch, number of items) float32, column i − 1 for item
 i (equation 10). Nothing is excluded: what to do with the scores is left to the caller. Which item a
 column is stands in the parquet file beside it.
+
+Here belongs the export. Packing a champion belongs to `champion.py`.
 """
 
 import logging

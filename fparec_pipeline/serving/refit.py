@@ -6,6 +6,8 @@ Notable:
 * The folder's rules are a trial's: an flock, `attempt.json`, checkpoints that are resumed to the
   same bits, and a record, written last, with the checksums of its files. The fingerprint is that
   of the trial with the number of epochs, so that it is none of a trial.
+
+Here belongs the refit's folder and its end. A step and a batch are `training/`'s.
 """
 
 import dataclasses

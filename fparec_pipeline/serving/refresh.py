@@ -7,6 +7,8 @@ Notable:
 * The champion knows items by the source's ids. An item that it does not know is no part of its
   input, and a target that it does not know is a miss, as is one of a user without a known item.
 * It ranks its target among the items it knows, which are fewer: that is in its favour.
+
+Here belongs the comparison. When it is made belongs to `defs/serving.py`.
 """
 
 from pathlib import Path

@@ -7,6 +7,8 @@ Notable:
 * Within a block the k chunks with the largest maxima hold its k largest scores: a maximum is a
   vectorised pass, a selection is not, and only k chunks are left to select from.
 * Equal scores: which of them is taken is the selection's choice, the same on every call.
+
+Here belongs the selection. Which items are excluded is the caller's to say.
 """
 
 import torch

@@ -1,6 +1,8 @@
 """The code of a registered model. MLflow runs this file when it loads one; nobody else imports it.
 
 What it imports of this project travels with the model.
+
+Nothing belongs here but what MLflow calls.
 """
 
 from pathlib import Path

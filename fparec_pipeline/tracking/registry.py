@@ -8,6 +8,8 @@ Notable:
   metrics of the trial that the champion stands on. No trial's run is changed.
 * The model is code (`model_code.py`) with this package's modules, and safetensors, JSON and parquet
   as its artifacts. Nothing is pickled, and it loads where this project is not installed.
+
+Here belong versions and aliases. The runs of trials belong to `runs.py`.
 """
 
 import logging

@@ -9,6 +9,8 @@ Notable:
 * MLflow out of reach never stops a training: one warning, None as the answer, and `fparec sync`
   completes the runs later.
 * mlflow is imported inside functions: it takes seconds.
+
+Here belong the runs of trials, tables and the report. Champions belong to `registry.py`.
 """
 
 import datetime

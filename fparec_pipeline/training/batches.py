@@ -7,6 +7,8 @@ Notable:
   the batches then shuffled: little padding, and still another grouping each epoch. Every target
   keeps its weight, since the loss is divided by the mean number of targets a step.
 * The arrays live on the device; a batch is a few gathers. The order depends on (seed, epoch) only.
+
+Here belongs what a batch holds and in what order. What is drawn for a loss belongs to the loss.
 """
 
 import hashlib

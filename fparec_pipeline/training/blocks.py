@@ -1,4 +1,7 @@
-"""How many rows are scored at once, by the loss and by the evaluation alike."""
+"""How many rows are scored at once, by the loss and by the evaluation alike.
+
+Nothing else belongs here.
+"""
 
 import torch
 

@@ -2,6 +2,8 @@
 
 The random generators are seeded by (seed, epoch), so no generator state is kept, and a trial that
 was killed ends with the same bits as one that was not. Nothing is unpickled.
+
+Here belong the file and its header. When one is due belongs to `trial.py`.
 """
 
 import json

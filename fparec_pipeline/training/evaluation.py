@@ -7,6 +7,8 @@ Notable:
 * Scores exist for one cache-sized block of users at a time and are compared where they lie.
 * All items are candidates (Krichene and Rendle 2020 on why sampled ones will not do).
 * What ranks come to stands in `metrics`.
+
+Here belong ranks and lists of the best items.
 """
 
 from collections.abc import Callable, Iterator

@@ -6,6 +6,8 @@ whose units are half as wide, the products are level, but the loss takes 1.1 tim
 oneDNN, where every result is new memory. On Intel's processors MKL is the faster one by a tenth to
 a third. Results differ by rounding only.
 `benchmarks/matmul.py` prints both rates on the machine at hand.
+
+Here belongs the choice between the two, and nothing of a model.
 """
 
 import re

@@ -8,6 +8,9 @@ Notable:
 * A free lock on an unfinished folder is how an interrupted trial is known: the lock is an flock,
   which the kernel frees when its process dies, however it dies.
 * Nothing here needs torch, so that whatever only reads trials starts fast.
+
+Here belong the folder's files. What a trial computes belongs to `trial.py`, what is made of many
+trials to `results/`.
 """
 
 import datetime

@@ -13,6 +13,8 @@ Notable:
 * A seed that has ended is written at once; its later steps change nothing that is kept. The stack
   goes on until the last seed has ended.
 * A stack has no checkpoint: after a kill its unfinished seeds are trained again, from the start.
+
+Here belongs what differs for a stack. All that a single trial does too belongs to `trial.py`.
 """
 
 import os

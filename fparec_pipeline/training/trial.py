@@ -11,6 +11,9 @@ Notable:
 * When memory runs out, the trial goes on from its last checkpoint with blocks of half the size,
   once. Its record says so: other blocks round differently.
 * On a CPU, equal configuration, threads and machine give equal bits.
+
+Here belong the loop and its rules. Batches, losses, metrics and the folder have modules of their
+own.
 """
 
 import logging

@@ -1,4 +1,7 @@
-"""Published files of sequences: ids from 1, each user's items in the order of time, no times."""
+"""Published files of sequences: ids from 1, each user's items in the order of time, no times.
+
+Here belongs this one family of files; what all readers give stands in `rows.py`.
+"""
 
 from pathlib import Path
 from typing import Any

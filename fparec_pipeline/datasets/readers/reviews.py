@@ -1,4 +1,7 @@
-"""Reviews of Amazon and Yelp: one JSON object a line."""
+"""Reviews of Amazon and Yelp: one JSON object a line.
+
+Here belongs this one family of files; what all readers give stands in `rows.py`.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -12,6 +12,8 @@ Every reader gives, lazily and in the file's order:
   which `collecting` takes at each distinct one only;
 * `problem`: why the row is malformed, or null;
 * `nothing`: whether a malformed row is a blank line, which counts nowhere.
+
+Here belongs what every reader must give. How a format is read belongs to the reader's own module.
 """
 
 from collections.abc import Sequence

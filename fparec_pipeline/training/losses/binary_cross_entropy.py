@@ -3,6 +3,8 @@
 Source: Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), equation 5, and
 their code (kang205/SASRec): one negative for each target, uniform over the items that the user's
 training sequence does not hold.
+
+Here belongs this loss alone; the registry is the package's.
 """
 
 import numpy as np

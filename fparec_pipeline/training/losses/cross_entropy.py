@@ -11,6 +11,8 @@ Notable:
 * A catalogue of which a block could hold few targets only is gone through twice, in blocks of items
   and targets, so that memory is flat in the catalogue.
 * Every target weighs the same, whatever its batch: the caller gives one constant `scale`.
+
+Here belongs this loss alone; the registry is the package's.
 """
 
 import math

@@ -8,6 +8,8 @@ Notable:
   a Neural Probabilistic Language Model", 2008; Jean et al., "On Using Very Large Target Vocabulary
   for Neural Machine Translation", 2015). The target is always there, so it is not corrected.
 * Accidental hits: where the target itself was drawn, the drawn copy is left out.
+
+Here belongs this loss alone; the registry is the package's.
 """
 
 import math
