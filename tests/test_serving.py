@@ -17,6 +17,7 @@ from data_roots import tiny_root
 from processes import wait_until
 from servers import MAIN, answers, free_ports
 
+from fparec_pipeline.datasets.splits import read_splits
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.running.servers import GRACE_SECONDS
 from fparec_pipeline.serving.champion import read_champion, read_pointer
@@ -194,3 +195,30 @@ def test_the_champion_before_can_be_gone_back_to(data):
     assert fparec(data, "promote", "tiny", "--rollback").returncode == 0
     assert read_champion("tiny", data) == first
     assert Path(data.champions("tiny") / first.fingerprint / "model.safetensors").exists()
+
+
+def test_a_split_by_time_with_all_targets_goes_the_whole_way(tmp_path):
+    from mlflow import MlflowClient
+
+    data, name = tiny_root(tmp_path, epochs=2), "tiny-by-time"
+    with (data.root / "datasets.toml").open("a") as file:
+        file.write(f'\n[{name}]\nlike = "tiny"\n')
+        file.write('protocol = { name = "temporal", target = "all" }\n')
+    for words in (
+        ("run", "--datasets", name, "--models", "fparec", "--seeds", "0"),
+        ("promote", name),
+        ("recommend", name, "--top", "3"),
+        ("report",),
+    ):
+        result = fparec(data, *words)
+        assert result.returncode == 0, result.stderr
+    cases = read_splits(data.splits(name)).cases("test")
+    assert len(cases.targets) > len(set(cases.users))
+    users = pl.read_parquet(data.splits(name) / "users.parquet")["source_id"]
+    given = pl.read_parquet(data.recommendations(name)).group_by("user").len()
+    assert set(given["user"]) == set(users) and given["len"].max() == 3
+    client = MlflowClient(tracking_uri=default_uri(data))
+    champion = client.get_model_version_by_alias(f"fparec-{name}", "champion")
+    assert client.get_run(champion.run_id).data.metrics["test/ndcg_at_10_answerable"] >= 0
+    html = (data.results / "report.html").read_text(encoding="utf-8")
+    assert 'id="beyond"' in html and "temporal: " in html.partition('id="audit"')[2]
