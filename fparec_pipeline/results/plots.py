@@ -15,6 +15,10 @@ import numpy as np
 import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
+
+LABEL_STEP = 4  # points
 
 
 def learning_curve(history: pl.DataFrame, title: str) -> bytes:
@@ -121,15 +125,35 @@ def accuracy_and_coverage(points: Mapping[str, tuple[float, float]], title: str)
     """
     figure = Figure(figsize=(7, 4.5), dpi=100, layout="constrained")
     axes = figure.subplots()
-    for model, (coverage, gain) in points.items():
+    labels = []
+    for model, (coverage, gain) in sorted(points.items(), key=lambda point: point[1][::-1]):
         axes.plot(coverage, gain, "o", color="tab:blue")
-        axes.annotate(
-            model, (coverage, gain), xytext=(5, 4), textcoords="offset points", fontsize=8
+        label = axes.annotate(
+            model,
+            (coverage, gain),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "tab:gray", "linewidth": 0.5},
         )
+        labels.append(label)
     axes.set(title=title, xlabel="share of the catalogue in some top ten", ylabel="test NDCG@10")
     axes.margins(0.15)
     axes.grid(alpha=0.3)
+    _spread(figure, labels)
     return figure
+
+
+def _spread(figure: Figure, labels: Sequence[Annotation]) -> None:
+    """Move labels up until none lies on another; they are given from the lowest to the highest."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    placed: list[Bbox] = []
+    for label in labels:  # the text's own box: an Annotation's has the line too
+        while any(Text.get_window_extent(label, renderer).overlaps(box) for box in placed):
+            x, y = label.xyann
+            label.xyann = (x, y + LABEL_STEP)
+        placed.append(Text.get_window_extent(label, renderer))
 
 
 def forest(rows: Sequence[Estimate], heading: str) -> Figure:

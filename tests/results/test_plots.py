@@ -1,14 +1,17 @@
 import io
+import itertools
 
 import matplotlib.image
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 from trial_folders import make_history
 
 from fparec_pipeline.results.plots import (
     Panel,
+    accuracy_and_coverage,
     heatmaps,
     learning_curve,
     mean_distance,
@@ -119,3 +122,15 @@ def test_equal_figures_give_equal_svg_and_png():
     assert svg(drawn()) == svg(drawn())
     assert png(drawn()) == png(drawn())
     assert svg(drawn()).lstrip().startswith(b"<?xml")
+
+
+def test_the_names_of_models_that_are_alike_do_not_lie_on_each_other():
+    points = {f"model {place}": (0.02, 0.001 * (place % 2)) for place in range(6)}
+    figure = accuracy_and_coverage(points, "alike")
+    (axes,) = figure.axes
+    assert {text.get_text() for text in axes.texts} == points.keys()
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert svg(figure) == svg(accuracy_and_coverage(points, "alike"))
