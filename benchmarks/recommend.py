@@ -3,7 +3,7 @@
     python benchmarks/recommend.py                      # Beauty's size, and 10⁶ items
     python benchmarks/recommend.py --peers "" --small   # a quick look
 
-Prints one table and writes results/recommend.json. All recommend with SASRec of n 50, d 50, two
+Prints tables and writes results/recommend.json. All recommend with SASRec of n 50, d 50, two
 blocks and one head, whose weights are as initialised: speed does not depend on them. Histories
 are drawn: each item of the catalogue is in one at least, because RecTools knows no others. Ours
 includes writing the parquet file, with identifiers as text; the peers return a data frame.
@@ -43,7 +43,7 @@ class Size:
 
 SIZES = (
     Size("Beauty's size", 22_363, 12_101, 22_363),
-    Size("a million items", 70_000, 1_000_000, 1_024),
+    Size("a million items", 70_000, 1_000_000, 256),
 )
 SMALL = (Size("small", 500, 2_000, 500),)
 
@@ -137,26 +137,25 @@ class Contest:
         self.rows[name].memory_mib = self.workers[name].order("memory")["above_imports_mib"]
 
 
-def table_of(contests: list[Contest], threads: int) -> Table:
-    """A row for each recommender at each size."""
+def table_of(contest: Contest, threads: int) -> Table:
+    """A row for each recommender."""
     table = Table(title=f"Exact top 10, seen items left out, {threads} threads")
     for column in ("catalogue", "users", "recommender", "versions"):
         table.add_column(column)
     for column in ("seconds (min to max)", "users/s", "ratio", "MiB"):
         table.add_column(column, justify="right")
-    for contest in contests:
-        size = contest.size
-        for name, row in contest.rows.items():
-            title = "this project" if name == OWN else PEERS[name].title
-            head = (f"{size.items:,} items", f"{size.asked:,}", title, row.versions)
-            if not row.seconds:
-                table.add_row(*head, f"not measured: {row.reason}")
-                continue
-            middle = statistics.median(row.seconds)
-            span = f"{middle:.2f} ({min(row.seconds):.2f} to {max(row.seconds):.2f})"
-            ratio = f"{statistics.median(row.ratios):.1f} ×" if row.ratios else ""
-            memory = "" if row.memory_mib is None else f"{row.memory_mib:,.0f}"
-            table.add_row(*head, span, f"{size.asked / middle:,.0f}", ratio, memory)
+    size = contest.size
+    for name, row in contest.rows.items():
+        title = "this project" if name == OWN else PEERS[name].title
+        head = (f"{size.items:,} items", f"{size.asked:,}", title, row.versions)
+        if not row.seconds:
+            table.add_row(*head, f"not measured: {row.reason}")
+            continue
+        middle = statistics.median(row.seconds)
+        span = f"{middle:.2f} ({min(row.seconds):.2f} to {max(row.seconds):.2f})"
+        ratio = f"{statistics.median(row.ratios):.1f} ×" if row.ratios else ""
+        memory = "" if row.memory_mib is None else f"{row.memory_mib:,.0f}"
+        table.add_row(*head, span, f"{size.asked / middle:,.0f}", ratio, memory)
     table.caption = "ratio: its time by ours, median over rounds, pair by pair. MiB: peak resident "
     table.caption += "above the imports', the preparation included."
     return table
@@ -169,26 +168,24 @@ def main(
     small: Annotated[bool, typer.Option(help="A small catalogue only.")] = False,
 ) -> None:
     """This project's batch recommending beside RecTools' and RePlay's."""
-    marks, contests = cpu_marks(), []
+    found = []
     for size in SMALL if small else SIZES:
+        marks = cpu_marks()
         with tempfile.TemporaryDirectory() as folder:
             write_histories(size, Path(folder))
             names = [name for name in peers.split(",") if name]
             contest = Contest(size, names, rounds, threads, Path(folder))
             contest.run()
-            contests.append(contest)
-    noise = others_share(marks)
-    console.print(table_of(contests, threads))
-    if noise is not None:
-        console.print(f"{noise:.0%} of the CPUs' time went to other processes.")
+        noise = others_share(marks)
+        console.print(table_of(contest, threads))
+        if noise is not None:
+            console.print(f"{noise:.0%} of the CPUs' time went to other processes.")
+        rows = {name: asdict(row) for name, row in contest.rows.items()}
+        found.append(asdict(size) | {"rows": rows, "other_processes_share": noise})
     if not small:
-        found = [
-            asdict(contest.size) | {"rows": {name: asdict(r) for name, r in contest.rows.items()}}
-            for contest in contests
-        ]
-        result = {"machine": machine() | {"other_processes_share": noise}, "threads": threads}
+        result = {"machine": machine(), "threads": threads, "sizes": found}
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result | {"sizes": found}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from fparec_pipeline.serving.champion import (
     read_pointer,
 )
 from fparec_pipeline.serving.model import FACTS, ITEMS, WEIGHTS
-from fparec_pipeline.tracking.runs import Tracker
+from fparec_pipeline.tracking.runs import MODEL_TRAINING, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,7 +102,7 @@ class Registry:
 
     def url(self, dataset: str) -> str:
         """Where a browser finds the registered model."""
-        return f"{self.tracker.server}/#/models/{model_name(dataset)}"
+        return f"{self.tracker.server}/#/models/{model_name(dataset)}{MODEL_TRAINING}"
 
     def _sync(self, client: "MlflowClient", champion: Champion, previous: Champion | None) -> str:
         name = model_name(champion.dataset)

@@ -18,6 +18,7 @@ from servers import MAIN, served
 
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.serving.champion import read_champion
+from fparec_pipeline.tracking.runs import MODEL_TRAINING
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -247,7 +248,7 @@ def test_dagster_shows_the_champion_and_its_recommendations(servers, champion, p
 
 
 def test_mlflows_registry_has_the_champion(servers, champion, page):
-    page.goto(f"{servers[1]}/#/models/fparec-ml-latest-small")
+    page.goto(f"{servers[1]}/#/models/fparec-ml-latest-small{MODEL_TRAINING}")
     sync_api.expect(page.get_by_text("Version 1").first).to_be_visible()
     sync_api.expect(page.get_by_text("champion", exact=True).first).to_be_visible()
     screenshot(page, "mlflow-registry")
