@@ -16,10 +16,6 @@ import pytest
 from playwright import sync_api
 from servers import MAIN, served
 
-from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.serving.champion import read_champion
-from fparec_pipeline.tracking.runs import MODEL_TRAINING
-
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 PATIENCE_S = 240.0  # two busy cores
@@ -73,14 +69,6 @@ def servers(root) -> Iterator[tuple[str, str]]:
     """Addresses of Dagster and MLflow, served by `fparec dev`."""
     with served(root) as pages:
         yield pages.dagster, pages.mlflow
-
-
-@pytest.fixture(scope="module")
-def champion(root, servers) -> str:
-    """The fingerprint of the dataset's champion, which has recommended."""
-    fparec(root, "promote", "ml-latest-small")
-    fparec(root, "recommend", "ml-latest-small")
-    return read_champion("ml-latest-small", DataRoot(root)).fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +135,7 @@ def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
 
 def test_dagster_shows_the_graph_with_its_groups(servers, page):
     page.goto(f"{servers[0]}/asset-groups")
-    groups = ("data", "benchmark_arms", "study_arms", "results", "serving", "tables", "figures")
-    for group in groups:
+    for group in ("data", "benchmark_arms", "study_arms", "results", "tables", "figures"):
         sync_api.expect(page.get_by_text(group, exact=True).first).to_be_visible()
     screenshot(page, "dagster-graph")
 
@@ -234,24 +221,3 @@ def test_mlflow_sorts_the_runs_by_clicking_the_column_of_a_metric(servers, page)
     screenshot(page, "mlflow-runs")
     page.locator(f"[role=columnheader]{column}").click()
     settled(expected[::-1])
-
-
-def test_dagster_shows_the_champion_and_its_recommendations(servers, champion, page):
-    page.goto(f"{servers[0]}/locations/fparec_pipeline.definitions/asset-groups/serving")
-    for asset in ("champion", "recommendations"):
-        sync_api.expect(page.get_by_text(asset, exact=True).first).to_be_visible()
-    sync_api.expect(page.get_by_text("1 / 1 Passed").first).to_be_visible()  # `sound`
-    screenshot(page, "dagster-serving")
-    page.goto(f"{servers[0]}/assets/champion?view=partitions&partition=ml-latest-small")
-    sync_api.expect(page.get_by_text(champion).first).to_be_visible()
-    screenshot(page, "dagster-champion")
-
-
-def test_mlflows_registry_has_the_champion(servers, champion, page):
-    page.goto(f"{servers[1]}/#/models/fparec-ml-latest-small{MODEL_TRAINING}")
-    sync_api.expect(page.get_by_text("Version 1").first).to_be_visible()
-    sync_api.expect(page.get_by_text("champion", exact=True).first).to_be_visible()
-    screenshot(page, "mlflow-registry")
-    page.goto(f"{servers[1]}/#/models/fparec-ml-latest-small/versions/1")
-    sync_api.expect(page.get_by_text(champion).first).to_be_visible()
-    screenshot(page, "mlflow-champion")
