@@ -1,6 +1,6 @@
 """The champion of a dataset, its recommendations, and the job that renews both on newer data.
 
-Choosing, refitting and recommending are `serving`'s; the registry is `tracking`'s. Here stand the
+Choosing, refitting and recommending are `serving`'s; the registry is `tracking`'s. Here belong the
 assets, their checks and what Dagster's page shows of them.
 """
 

@@ -6,6 +6,8 @@ Notable:
   and the seeds, which have no metric of that name, come last.
 * A view is a tag of the experiment, as the page's own button *Share* makes it: filter, order and
   columns, which a link opens. The experiment's description has the links.
+
+Here belongs what the page shows of medians. How one is taken belongs to `results/medians.py`.
 """
 
 import hashlib
