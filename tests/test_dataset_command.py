@@ -85,7 +85,9 @@ def test_add_guesses_what_shops_call_their_columns(root, tmp_path, header):
 @pytest.mark.parametrize("separator", [",", ";", "|", "::"])
 def test_add_finds_the_separator(root, tmp_path, separator):
     file = exported(tmp_path / "o.csv", separator, ("user_id", "title", "movieId", "timestamp"))
-    assert fparec("add", file).exit_code == 0
+    answer = fparec("add", file)
+    assert answer.exit_code == 0
+    assert "Reload definitions" in answer.output.splitlines()[-1]  # for who looks at Dagster's page
     assert load_config(DataRoot(root)).datasets["o"].active_source.separator == separator
 
 

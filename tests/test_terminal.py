@@ -96,3 +96,14 @@ def test_status_of_every_study(run):
     few, all_ = run("status"), run("status", "--all")
     count = [int(text.split(" of ")[1].split()[0]) for text in (few, all_)]
     assert count[1] > count[0]
+
+
+def test_the_marks_are_explained_where_they_are_there(run, tmp_path, monkeypatch):
+    assert "†" not in run("leaderboard", "--dataset", "beauty")
+    capped = DataRoot(tmp_path)
+    write_arms(capped, load_config(capped), "beauty", {"fparec": {NDCG: 0.05}}, hit_cap=True)
+    monkeypatch.setattr(DataRoot, "default", classmethod(lambda cls: capped))
+    for command in (["leaderboard", "--dataset", "beauty"], ["table", "3"]):
+        shown = run(*command, terminal=True)
+        assert "FPARec †" in shown
+        assert "† stopped at max_epochs" in shown

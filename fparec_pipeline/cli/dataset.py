@@ -83,6 +83,12 @@ def add(
     console.print(f"Written to {data.root / 'datasets.toml'}:", highlight=False, soft_wrap=True)
     console.print(entry, markup=False, highlight=False, soft_wrap=True)
     _check(called, load_config(data), data)
+    console.print(
+        "In Dagster's page:  press Reload definitions under Deployment, then it is a partition of "
+        "every asset.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _column(

@@ -38,7 +38,9 @@ def print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str)
     frame = leaderboard(dataset, metric, data)
     found = winner(frame, dataset, UserRanks(config, data))
     console.print(Text(config.datasets[dataset].title or dataset, style="bold"))
-    console.print(leaderboard_table(frame.to_dicts(), config, found))
+    rows = frame.to_dicts()
+    console.print(leaderboard_table(rows, config, found))
+    console.print(legend(rows, found), style="dim", highlight=False)
     if found:
         console.print(sentence(found, config.titles), markup=False, highlight=False)
     note_outdated([dataset], config, data)
@@ -88,9 +90,17 @@ def leaderboard_table(
             number(row["test_unseen/ndcg_at_10"]),
             (",".join(map(str, row["seeds"])) if row["trained"] else "untrained") + marks,
         )
-    table.caption = "≈ not significantly behind the best; unseen: NDCG@10, history removed"
-    table.caption_justify = "left"
     return table
+
+
+def legend(rows: Iterable[Mapping[str, Any]], found: "Winner | None") -> str:
+    """What the marks of `leaderboard_table` mean, of those that are there."""
+    parts = ["unseen: NDCG@10 with the history removed"]
+    if found and found.not_ahead_of:
+        parts.append("≈ not significantly behind the best")
+    if any(row["capped"] for row in rows):
+        parts.append("† stopped at max_epochs, might have become better")
+    return "\n".join(parts)
 
 
 def block_table(block: "Block") -> Group:
@@ -113,6 +123,8 @@ def block_table(block: "Block") -> Group:
                 cells.append(Text(number(cell.paper)))
         table.add_row(*cells, style="" if line.trained else "italic dim")
     notes = [Text(f"{line.title}: {line.gap}", style="dim") for line in block.lines if line.gap]
+    if any(line.capped for line in block.lines):
+        notes.append(Text("† stopped at max_epochs, might have become better", style="dim"))
     return Group(Text(f"\n{block.title}", style="bold"), table, *notes)
 
 

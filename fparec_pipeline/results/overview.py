@@ -11,8 +11,8 @@ from functools import cache
 import polars as pl
 
 from fparec_pipeline.config import FILES, Config
+from fparec_pipeline.results.forest import Estimate, Forest, forest
 from fparec_pipeline.results.medians import COLUMNS, available_medians, leaderboard, with_intervals
-from fparec_pipeline.results.plots import Estimate, forest, svg
 from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.winner import HEADLINE, Winner, sentence, winner
 
@@ -26,7 +26,7 @@ class Row:
 
     title: str
     trained: bool
-    kind: str  # of `plots.KINDS`
+    kind: str  # of `forest.KINDS`
     seeds: str
     marks: tuple[str, ...]  # "provisional", "published", "hit its cap of epochs"
     values: tuple[tuple[float | None, float | None, float | None], ...]  # median, low, high
@@ -45,7 +45,7 @@ class Card:
     answer: str
     origin: str  # "published", "trained here", or how many of each
     rows: tuple[Row, ...]
-    forest: bytes  # SVG
+    forest: Forest
 
 
 def overview(trials: pl.DataFrame, config: Config, users: UserRanks) -> list[Card]:
@@ -87,7 +87,13 @@ def _card(
         )
     place = list(COLUMNS).index(HEADLINE)
     estimates = [
-        Estimate(row.title, value, None if low is None or high is None else (low, high), row.kind)
+        Estimate(
+            row.title,
+            value,
+            None if low is None or high is None else (low, high),
+            row.kind,
+            f"seeds {row.seeds}" if row.trained else row.seeds,
+        )
         for row in rows
         for value, low, high in [row.values[place]]
         if value is not None
@@ -104,7 +110,7 @@ def _card(
         answer=sentence(found, config.titles) if found else "No model has been trained here.",
         origin=_origin(trials.filter(pl.col("dataset") == dataset, pl.col("trained"))),
         rows=tuple(rows),
-        forest=svg(forest(estimates[:SHOWN], COLUMNS[HEADLINE])),
+        forest=forest(estimates[:SHOWN]),
     )
 
 

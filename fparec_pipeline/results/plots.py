@@ -98,24 +98,6 @@ def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str)
     return figure
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A row of a forest plot: a median with its interval."""
-
-    label: str
-    value: float
-    interval: tuple[float, float] | None
-    kind: str  # "best", "level" (not significantly behind), "behind" or "untrained"
-
-
-KINDS = {
-    "best": ("tab:green", "best"),
-    "level": ("tab:blue", "not significantly behind"),
-    "behind": ("tab:gray", "significantly behind"),
-    "untrained": ("tab:orange", "untrained"),
-}
-
-
 def accuracy_and_coverage(points: Mapping[str, tuple[float, float]], title: str) -> Figure:
     """One dot a model: how much of the catalogue it recommends, and how well.
 
@@ -154,32 +136,6 @@ def _spread(figure: Figure, labels: Sequence[Annotation]) -> None:
             x, y = label.xyann
             label.xyann = (x, y + LABEL_STEP)
         placed.append(Text.get_window_extent(label, renderer))
-
-
-def forest(rows: Sequence[Estimate], heading: str) -> Figure:
-    """Medians with their 95 % intervals, one row a model, the best at the top.
-
-    Args:
-        rows: in the order of printing.
-        heading: of the horizontal axis.
-    """
-    figure = Figure(figsize=(6.4, 0.9 + 0.3 * len(rows)), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    for place, row in enumerate(rows):
-        colour, _ = KINDS[row.kind]
-        if row.interval:
-            axes.plot(row.interval, (place, place), color=colour, linewidth=3, alpha=0.45)
-        axes.plot(row.value, place, "o", color=colour, markersize=6)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(heading)
-    axes.grid(axis="x", alpha=0.3)
-    shown = [KINDS[kind] for kind in KINDS if any(row.kind == kind for row in rows)]
-    marks = [mpl.lines.Line2D([], [], marker="o", linestyle="", color=c) for c, _ in shown]
-    figure.legend(
-        marks, [w for _, w in shown], loc="outside lower center", ncols=4, fontsize="small"
-    )
-    return figure
 
 
 NEAREST = 5  # positions that count as near, the row's own among them

@@ -95,9 +95,7 @@ def build_report(
     )
     claims, made = _claims(config, data, trials, users), _made(trials)
     html = environment.get_template("report.html.j2").render(
-        cards=[
-            {"card": card, "image": _image(card.forest)} for card in overview(trials, config, users)
-        ],
+        cards=overview(trials, config, users),
         columns=list(COLUMNS.values()),
         made=made,
         shown=json.dumps(digests(trials)),

@@ -3,6 +3,7 @@
 With FPAREC_SCREENSHOTS naming a folder, pictures of what was seen go there.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright import sync_api
 from servers import MAIN, served
 
@@ -29,6 +31,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+DATASET = "ml-latest-small"
+TRAINING = "?workflowType=machine_learning"
 DATASETS = """
 [ml-latest-small.hyperparameters]
 n = 10
@@ -90,7 +94,11 @@ def page(browser) -> Iterator:
 
 def screenshot(page, name: str) -> None:
     if folder := os.environ.get("FPAREC_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
+        path = Path(folder) / f"{name}.png"
+        page.screenshot(path=path)
+        # A third of the size, and all colours that these pages have.
+        few = Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
 
 
 def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
@@ -118,10 +126,20 @@ def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
     assert len(values) > 2 and values == sorted(values, reverse=True)
     page.keyboard.press("Enter")
     assert table.locator("tbody tr").evaluate_all(column) == sorted(values)
+    mark = page.locator(".forest .mark").first
+    mark.hover()
+    words = mark.get_attribute("aria-label")
+    assert re.search(r"\d\.\d{4}", words)
+    sync_api.expect(page.locator(".forest .now").first).to_have_text(words)
+    name = words.partition(":")[0]
+    sync_api.expect(page.locator("#datasets tr.on td").first).to_have_text(name)  # its row too
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": 380, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    page.reload()  # on a phone the tables are folded from the start
+    assert page.locator("details.block[open]").count() == 0
+    assert page.evaluate("document.documentElement.scrollHeight") < 25_000
     screenshot(page, "report-phone")
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 1046, "height": 720})  # A4 in landscape, less its margins
@@ -177,47 +195,62 @@ def test_the_reports_asset_links_to_the_report(servers, page):
     sync_api.expect(report.get_by_role("heading", name="Verdict")).to_be_visible()
 
 
-def test_mlflow_finds_the_run_with_its_tags(servers, page):
+def close_the_assistant(page) -> None:
+    """MLflow opens it beside the page at the first visit."""
+    page.get_by_role("button", name="Close").first.click()
+
+
+def trial_runs(client):
+    """The experiment and its finished runs of trials."""
+    experiment = client.get_experiment_by_name("fparec").experiment_id
+    found = client.search_runs([experiment], "tags.superseded = 'false'")
+    return experiment, [run for run in found if run.info.status == "FINISHED"]
+
+
+def test_mlflow_finds_the_run_with_its_tags_and_its_model(servers, page):
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=servers[1])
-    experiment = client.get_experiment_by_name("fparec").experiment_id
-    where = "tags.model = 'sasrec' and tags.superseded = 'false'"
-    (run,) = client.search_runs([experiment], where)
-    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs/{run.info.run_id}")
+    experiment, runs = trial_runs(MlflowClient(tracking_uri=servers[1]))
+    run = next(run for run in runs if run.data.tags["model"] == "sasrec")
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs/{run.info.run_id}{TRAINING}")
     sync_api.expect(page.get_by_text("ml-latest-small").first).to_be_visible()
     sync_api.expect(page.get_by_text("test/ndcg_at_10").first).to_be_visible()
+    close_the_assistant(page)
     screenshot(page, "mlflow-run")
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/models{TRAINING}")
+    sync_api.expect(page.get_by_text("sasrec-ml-latest-small-seed-0").first).to_be_visible()
 
 
-def test_mlflow_sorts_the_runs_by_clicking_the_column_of_a_metric(servers, page):
+def test_mlflow_shows_the_leaderboard_by_one_click_and_the_seeds_nested(servers, root, page):
+    """From the experiment's page, by the link in its description; the order is the official one."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=servers[1])
-    experiment = client.get_experiment_by_name("fparec").experiment_id
-    runs = client.search_runs([experiment], "attributes.status = 'FINISHED'")
-    expected = sorted((run.data.metrics["test/ndcg_at_10"] for run in runs), reverse=True)
-    page.set_viewport_size({"width": 2000, "height": 900})  # columns out of sight are not drawn
-    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs")
-    sync_api.expect(page.get_by_text("sasrec 0 · ml-latest-small").first).to_be_visible()
-    page.get_by_role("button", name="Columns").first.click()
-    page.get_by_placeholder("Search columns").fill("test/ndcg_at_10")
-    page.get_by_text("test/ndcg_at_10", exact=True).first.click()
-    page.get_by_role("heading", name="Training runs").click()  # closes the list of columns
-    column = "[col-id='metrics.`test/ndcg_at_10`']"
+    experiment, _ = trial_runs(MlflowClient(tracking_uri=servers[1]))
+    rows = json.loads(fparec(root, "leaderboard", "--dataset", DATASET, "--json").stdout)
+    official = [f"{row['model']} · {DATASET}" for row in rows]
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs{TRAINING}")
+    page.get_by_role("link", name=DATASET, exact=True).first.click()
+    close_the_assistant(page)
     # The order on the page is that of `row-index`, whatever the order in the document.
-    shown = """rows => rows.map(r => [Number(r.getAttribute("row-index")),
-        Number(r.querySelector("[col-id='metrics.`test/ndcg_at_10`']")?.textContent || NaN)])
-        .filter(([, value]) => !isNaN(value)).sort(([a], [b]) => a - b).map(([, value]) => value)"""
+    shown = """rows => rows.map(r => [Number(r.getAttribute("row-index")), r.innerText.trim()])
+        .filter(([, text]) => text.includes(" · ")).sort(([a], [b]) => a - b)
+        .map(([, text]) => text.split("\\n")[0].trim())"""
 
-    def settled(values: list[float]) -> None:
+    def settled(expected: list[str]) -> None:
         last = time.monotonic() + PATIENCE_S
-        while (found := page.locator("[role=row]").evaluate_all(shown)) != values:
+        rows = page.locator("[role=row]")
+        while (found := list(dict.fromkeys(rows.evaluate_all(shown)))) != expected:
             assert time.monotonic() < last, found
             page.wait_for_timeout(200)
 
-    page.locator(f"[role=columnheader]{column}").click()
-    settled(expected)
-    screenshot(page, "mlflow-runs")
-    page.locator(f"[role=columnheader]{column}").click()
-    settled(expected[::-1])
+    settled(official)
+    sync_api.expect(page.get_by_text("median/test/ndcg_at_10/low").first).to_be_visible()
+    screenshot(page, "mlflow-leaderboard")
+    page.locator("[role=columnheader][col-id='metrics.`median/test/ndcg_at_10`']").click()
+    settled(official[::-1])
+    page.get_by_role("link", name="All runs, seeds nested in their median").first.click()
+    name = f"sasrec · {DATASET}"
+    row = page.locator("[role=row]", has=page.get_by_text(name, exact=True)).first
+    row.locator("button.du-bois-light-btn-icon-only").first.click()  # opens it
+    sync_api.expect(page.get_by_text(f"sasrec 0 · {DATASET}").first).to_be_visible()
+    screenshot(page, "mlflow-seeds")
