@@ -231,10 +231,11 @@ def test_mlflow_shows_the_leaderboard_by_one_click_and_the_seeds_nested(servers,
     page.goto(f"{servers[1]}/#/experiments/{experiment}/runs{TRAINING}")
     page.get_by_role("link", name=DATASET, exact=True).first.click()
     close_the_assistant(page)
-    # The order on the page is that of `row-index`, whatever the order in the document.
-    shown = """rows => rows.map(r => [Number(r.getAttribute("row-index")), r.innerText.trim()])
-        .filter(([, text]) => text.includes(" · ")).sort(([a], [b]) => a - b)
-        .map(([, text]) => text.split("\\n")[0].trim())"""
+    # The order on the page is that of `row-index`, whatever the order in the document. A row's
+    # first lines are of its colour.
+    shown = """rows => rows.map(r => [Number(r.getAttribute("row-index")),
+        r.innerText.split("\\n").map(t => t.trim()).find(t => t.includes(" · "))])
+        .filter(([, name]) => name).sort(([a], [b]) => a - b).map(([, name]) => name)"""
 
     def settled(expected: list[str]) -> None:
         last = time.monotonic() + PATIENCE_S
