@@ -18,6 +18,9 @@ from PIL import Image
 from playwright import sync_api
 from servers import MAIN, served
 
+from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.serving.champion import read_champion
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 PATIENCE_S = 240.0  # two busy cores
@@ -61,10 +64,12 @@ def fparec(root: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A data root whose embedded dataset trains in seconds; one model is trained already."""
+    """A data root whose embedded dataset trains in seconds; one model is its champion already."""
     root = tmp_path_factory.mktemp("data")
     (root / "datasets.toml").write_text(DATASETS)
     fparec(root, "run", "--datasets", "ml-latest-small", "--models", "sasrec", "--seeds", "0")
+    fparec(root, "promote", "ml-latest-small")
+    fparec(root, "recommend", "ml-latest-small")
     return root
 
 
@@ -73,6 +78,12 @@ def servers(root) -> Iterator[tuple[str, str]]:
     """Addresses of Dagster and MLflow, served by `fparec dev`."""
     with served(root) as pages:
         yield pages.dagster, pages.mlflow
+
+
+@pytest.fixture(scope="module")
+def champion(root) -> str:
+    """The fingerprint of the dataset's champion, which has recommended."""
+    return read_champion("ml-latest-small", DataRoot(root)).fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +164,8 @@ def test_the_report_sorts_by_keyboard_and_fits_a_phone(root, page):
 
 def test_dagster_shows_the_graph_with_its_groups(servers, page):
     page.goto(f"{servers[0]}/asset-groups")
-    for group in ("data", "benchmark_arms", "study_arms", "results", "tables", "figures"):
+    groups = ("data", "benchmark_arms", "study_arms", "results", "serving", "tables", "figures")
+    for group in groups:
         sync_api.expect(page.get_by_text(group, exact=True).first).to_be_visible()
     screenshot(page, "dagster-graph")
 
@@ -255,3 +267,24 @@ def test_mlflow_shows_the_leaderboard_by_one_click_and_the_seeds_nested(servers,
     row.locator("button.du-bois-light-btn-icon-only").first.click()  # opens it
     sync_api.expect(page.get_by_text(f"sasrec 0 · {DATASET}").first).to_be_visible()
     screenshot(page, "mlflow-seeds")
+
+
+def test_dagster_shows_the_champion_and_its_recommendations(servers, champion, page):
+    page.goto(f"{servers[0]}/locations/fparec_pipeline.definitions/asset-groups/serving")
+    for asset in ("champion", "recommendations"):
+        sync_api.expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    sync_api.expect(page.get_by_text("1 / 1 Passed").first).to_be_visible()  # `sound`
+    screenshot(page, "dagster-serving")
+    page.goto(f"{servers[0]}/assets/champion?view=partitions&partition=ml-latest-small")
+    sync_api.expect(page.get_by_text(champion).first).to_be_visible()
+    screenshot(page, "dagster-champion")
+
+
+def test_mlflows_registry_has_the_champion(servers, champion, page):
+    page.goto(f"{servers[1]}/#/models/fparec-ml-latest-small{TRAINING}")
+    sync_api.expect(page.get_by_text("Version 1").first).to_be_visible()
+    sync_api.expect(page.get_by_text(re.compile(r"^@\s*champion$")).first).to_be_visible()
+    screenshot(page, "mlflow-registry")
+    page.goto(f"{servers[1]}/#/models/fparec-ml-latest-small/versions/1")
+    sync_api.expect(page.get_by_text(champion).first).to_be_visible()
+    screenshot(page, "mlflow-champion")
