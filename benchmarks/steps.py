@@ -1,7 +1,7 @@
 """Where an epoch's time goes: batch, forward, loss, backward and Adam, in seconds.
 
 Runs the trainer's steps of one epoch twice and prints the second. Usage: python benchmarks/steps.py
-[--model fparec] [--dataset beauty] [--threads 1]
+[--model fparec] [--dataset beauty] [--threads 1] [--busy] [--give-back]
 """
 
 import sys
@@ -21,26 +21,30 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.losses.cross_entropy import cross_entropy
+from fparec_pipeline.training.memory import keep_freed_memory
 
 STAGES = ("batch", "forward", "loss", "backward", "Adam")
 
 
 class Clock:
-    """Seconds by part."""
+    """Seconds by part; of processor time on a `busy` machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy: bool) -> None:
         self.seconds: Counter[str] = Counter()
+        self.now = time.process_time if busy else time.perf_counter
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = self.now()
         yield
-        self.seconds[part] += time.perf_counter() - started
+        self.seconds[part] += self.now() - started
 
 
-def epoch(model: Network, optimizer: torch.optim.Adam, batches: Batches, number: int) -> Clock:
+def epoch(
+    model: Network, optimizer: torch.optim.Adam, batches: Batches, number: int, clock: Clock
+) -> Clock:
     """One epoch of steps, as `run_trial` does them."""
-    clock, scale = Clock(), 1 / batches.targets_per_step
+    scale = 1 / batches.targets_per_step
     steps = batches.epoch(0, number)
     while True:
         with clock("batch"):
@@ -63,16 +67,24 @@ def main(
     model: Annotated[str, typer.Option(help="An arm with the full cross-entropy.")] = "fparec",
     dataset: Annotated[str, typer.Option(help="Its published file.")] = "beauty",
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    busy: Annotated[
+        bool, typer.Option(help="Processor time of all threads, where other work runs too.")
+    ] = False,
+    give_back: Annotated[
+        bool, typer.Option(help="Give freed memory back to the system, as trials once did.")
+    ] = False,
 ) -> None:
     """Print one epoch's seconds by part."""
     torch.set_num_threads(threads)
+    if not give_back:
+        keep_freed_memory()
     h = load_config().trial(dataset, model, 0).hyperparameters
     splits = splits_of(dataset)
     batches = Batches(splits, h.n, h.batch_size)
     network = build_network(h, splits.n_items).train()
     adam = torch.optim.Adam(network.parameters(), h.learning_rate, (0.9, h.beta2), fused=True)
-    epoch(network, adam, batches, 1)
-    seconds = epoch(network, adam, batches, 2).seconds
+    epoch(network, adam, batches, 1, Clock(busy))
+    seconds = epoch(network, adam, batches, 2, Clock(busy)).seconds
     table = Table("model", "threads", *STAGES, "epoch")
     cells = [f"{seconds[part]:.2f}" for part in STAGES]
     table.add_row(model, str(threads), *cells, f"{seconds.total():.2f}")

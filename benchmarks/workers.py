@@ -46,6 +46,12 @@ PEERS = {
         "rectools_sasrec.py",
         ("RecTools[torch]==0.19.0", TORCH, "numpy==1.26.4", "pandas==2.2.3"),
     ),
+    "rectools_flat": Peer(
+        "RecTools FlatSASRecNet",
+        "rectools_flat_sasrec.py",
+        ("RecTools[torch]==0.19.0", TORCH, "numpy==1.26.4", "pandas==2.2.3"),
+    ),
+    "plain": Peer("plain PyTorch SASRec", "plain_sasrec.py", (TORCH, "numpy==1.26.4")),
     "replay": Peer(
         "RePlay SASRec",
         "replay_sasrec.py",
@@ -70,7 +76,8 @@ def environment(name: str) -> Path:
     peer = PEERS[name]
     default = Path.home() / ".cache" / "fparec_pipeline" / "bench"
     mark = hashlib.sha256("\n".join(peer.requirements).encode()).hexdigest()[:8]
-    folder = Path(os.environ.get("FPAREC_BENCH", default)) / f"{name}-{mark}"
+    library = name.partition("_")[0]  # its workers share an environment
+    folder = Path(os.environ.get("FPAREC_BENCH", default)) / f"{library}-{mark}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if (folder / "installed").exists():
         return python
