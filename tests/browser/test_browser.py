@@ -233,6 +233,13 @@ def test_mlflow_finds_the_run_with_its_tags_and_its_model(servers, page):
     sync_api.expect(page.get_by_text("sasrec-ml-latest-small-seed-0").first).to_be_visible()
 
 
+def followed(page, name: str):
+    """The page of a link in an experiment's description, which MLflow opens in a tab of its own."""
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name=name, exact=True).first.click()
+    return opened.value
+
+
 def test_mlflow_shows_the_leaderboard_by_one_click_and_the_seeds_nested(servers, root, page):
     """From the experiment's page, by the link in its description; the order is the official one."""
     from mlflow import MlflowClient
@@ -241,7 +248,7 @@ def test_mlflow_shows_the_leaderboard_by_one_click_and_the_seeds_nested(servers,
     rows = json.loads(fparec(root, "leaderboard", "--dataset", DATASET, "--json").stdout)
     official = [f"{row['model']} · {DATASET}" for row in rows]
     page.goto(f"{servers[1]}/#/experiments/{experiment}/runs{TRAINING}")
-    page.get_by_role("link", name=DATASET, exact=True).first.click()
+    page = followed(page, DATASET)
     close_the_assistant(page)
     # The order on the page is that of `row-index`, whatever the order in the document. A row's
     # first lines are of its colour.
@@ -261,7 +268,8 @@ def test_mlflow_shows_the_leaderboard_by_one_click_and_the_seeds_nested(servers,
     screenshot(page, "mlflow-leaderboard")
     page.locator("[role=columnheader][col-id='metrics.`median/test/ndcg_at_10`']").click()
     settled(official[::-1])
-    page.get_by_role("link", name="All runs, seeds nested in their median").first.click()
+    page.goto(f"{servers[1]}/#/experiments/{experiment}/runs{TRAINING}")
+    page = followed(page, "All runs, seeds nested in their median")
     name = f"sasrec · {DATASET}"
     row = page.locator("[role=row]", has=page.get_by_text(name, exact=True)).first
     row.locator("button.du-bois-light-btn-icon-only").first.click()  # opens it
