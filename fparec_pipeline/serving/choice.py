@@ -77,8 +77,8 @@ def cost(rival: Rival) -> str:
     share = f" ({abs(difference) / mean:.1%})" if mean > 0 else ""
     what = f"{rival.title}{'' if rival.trained else ', untrained,'}"
     if difference > 0:
-        return f"{what} would cost {difference:.4f}{share} of it"
-    return f"{what} would gain {-difference:.4f}{share} of it"
+        return f"choosing {what} would cost {difference:.4f}{share}"
+    return f"choosing {what} would gain {-difference:.4f}{share}"
 
 
 def choose(

@@ -83,7 +83,7 @@ def test_a_champion_that_stands_out_has_no_doubts_and_one_that_does_not_has(empt
     (doubt,) = chosen(empty, config).doubts
     gain = (1 - 1 / np.log2(3)) / 40
     assert "not significantly better than Popularity" in doubt
-    assert f"Popularity, untrained, would cost {gain:.4f}" in doubt
+    assert f"choosing Popularity, untrained, would cost {gain:.4f}" in doubt
 
 
 def test_the_comparison_is_a_paired_t_test_over_users_with_holms_correction(empty, config):
@@ -119,7 +119,7 @@ def test_a_better_untrained_row_is_said_to_gain():
         p_holm=0.001,
     )
     assert not rival.beaten
-    assert cost(rival) == "Transitions, untrained, would gain 0.0100 (25.0%) of it"
+    assert cost(rival) == "choosing Transitions, untrained, would gain 0.0100 (25.0%)"
 
 
 def test_without_a_trial_there_is_a_sentence_that_says_what_to_run(empty, config):
