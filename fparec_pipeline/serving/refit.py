@@ -36,7 +36,7 @@ from fparec_pipeline.training.record import (
     write_parquet,
 )
 from fparec_pipeline.training.trial import (
-    CHECKPOINT_SECONDS,
+    CheckpointPace,
     Epochs,
     begin_attempt,
     halving,
@@ -117,7 +117,7 @@ def _train(
     """Train to the end of the epoch `last`, and write what is left of it."""
     epochs = Epochs(trial, splits, attempt)
     state = load_checkpoint(folder, epochs.model, epochs.optimizer, attempt.attempt)
-    saved = time.perf_counter()
+    pace = CheckpointPace()
     with memory_errors(trial, state):
         while state.epoch < last:
             started = time.perf_counter()
@@ -126,9 +126,9 @@ def _train(
             _note(state, loss, time.perf_counter() - started, epochs.batches.targets_per_epoch)
             if on_epoch:
                 on_epoch(_progress(trial, state, last))
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                save_checkpoint(folder, state, epochs.model, epochs.optimizer, attempt.attempt)
-                saved = time.perf_counter()
+            if pace.is_due():
+                with pace.writing():
+                    save_checkpoint(folder, state, epochs.model, epochs.optimizer, attempt.attempt)
     write_parquet(folder / HISTORY, pl.DataFrame(state.history, schema=HISTORY_SCHEMA))
     with write_atomically(folder / WEIGHTS) as part:
         weights = epochs.model.state_dict()

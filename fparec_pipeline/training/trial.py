@@ -402,6 +402,25 @@ def checkpoint_interval(seconds: float) -> float:
     return max(CHECKPOINT_SECONDS, seconds / CHECKPOINT_SHARE)
 
 
+class CheckpointPace:
+    """When the next checkpoint is due: the rarer, the longer the last one took."""
+
+    def __init__(self) -> None:
+        self.saved, self.interval = time.perf_counter(), checkpoint_interval(0.0)
+
+    def is_due(self) -> bool:
+        """Whether the interval has passed."""
+        return time.perf_counter() - self.saved > self.interval
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around what a checkpoint takes."""
+        started = time.perf_counter()
+        yield
+        self.saved = time.perf_counter()
+        self.interval = checkpoint_interval(self.saved - started)
+
+
 class _Training:
     """The loop over epochs, from a checkpoint or from the start, to the written result."""
 
@@ -415,7 +434,7 @@ class _Training:
         self.epochs = Epochs(trial, splits, attempt)
         self.model = self.epochs.model
         self.state = load_checkpoint(folder, self.model, self.epochs.optimizer, attempt.attempt)
-        self.saved, self.interval = time.perf_counter(), checkpoint_interval(0.0)
+        self.pace = CheckpointPace()
 
     def run(self) -> TrialRecord:
         with memory_errors(self.trial, self.state):
@@ -427,7 +446,7 @@ class _Training:
             self.state.epoch += 1
             self._epoch()
             self._tell()
-            if time.perf_counter() - self.saved > self.interval:
+            if self.pace.is_due():
                 self._checkpoint()
         record = self._finish()
         self.observer.on_checkpoint(self.folder)
@@ -455,13 +474,11 @@ class _Training:
         self.observer.on_epoch(progress_of(self.trial, self.state))
 
     def _checkpoint(self) -> None:
-        started = time.perf_counter()
-        save_checkpoint(
-            self.folder, self.state, self.model, self.epochs.optimizer, self.attempt.attempt
-        )
-        self.observer.on_checkpoint(self.folder)
-        self.saved = time.perf_counter()
-        self.interval = checkpoint_interval(self.saved - started)
+        with self.pace.writing():
+            save_checkpoint(
+                self.folder, self.state, self.model, self.epochs.optimizer, self.attempt.attempt
+            )
+            self.observer.on_checkpoint(self.folder)
 
     def _finish(self) -> TrialRecord:
         self.model.load_state_dict(self.state.best_weights)

@@ -125,7 +125,7 @@ class Killed(BaseException):
 
 
 def test_a_refit_that_was_killed_is_resumed_to_the_same_bits(data, config, monkeypatch):
-    monkeypatch.setattr(refitting, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
 
     # A checkpoint is written after an epoch was told; the second call is killed after one.
     told = []
@@ -166,7 +166,7 @@ def test_a_refit_without_memory_goes_on_in_half_blocks_once(failures, data, conf
         return train(self, epoch)
 
     monkeypatch.setattr(Epochs, "train", starved)
-    monkeypatch.setattr(refitting, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     trial = config.trial("tiny", "fparec", 0)
     chosen = read_record(data.trial("tiny", "fparec", 0)).model_copy(update={"best_epoch": 3})
     folder = data.root / "a"
