@@ -6,7 +6,7 @@ Notable:
   pass only scales what the forward pass has formed.
 * Three matrix products and one exponential a block are the whole arithmetic. exp(x) is taken as
   exp2(x·log₂e), which PyTorch vectorises four times better, with log₂e folded into the hidden
-  rows; the softmax's denominators come out of a product as one column more; its division is done
+  rows; the softmax's denominators come out of a product as one row more; its division is done
   on d numbers a target rather than |V|; and no maximum is looked for where no logit can be large.
 * A catalogue of which a block could hold few targets only is gone through twice, in blocks of items
   and targets, so that memory is flat in the catalogue.
@@ -90,7 +90,7 @@ class _BlockedCrossEntropy(torch.autograd.Function):
 def loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, parts: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ_t −log softmax(hidden·weightᵀ)[target_t] and its gradients, in one pass over blocks.
+    """Σ_t −log softmax(hidden·weightᵀ)[target_t] and its gradients, in blocks; see `cross_entropy`.
 
     Returns:
         The loss (scalar), d loss / d hidden (T, d), d loss / d weight (|V|, d).
@@ -116,7 +116,7 @@ Sums = tuple[Tensor, Tensor | None, Tensor]
 
 
 def _in_one_pass(hidden: Tensor, weight: Tensor, columns: int) -> Sums:
-    """A block has every item and `columns` targets."""
+    """A block has every item and `columns` targets, of which `hidden` has a multiple."""
     logits, tops = _base_2(hidden, weight)
     # The row of ones makes the same product give the softmax's denominators too.
     weight_and_one = torch.cat([weight.T, weight.new_ones(1, len(weight))])
