@@ -12,6 +12,7 @@ import torch
 from rectools_values import N_ITEMS, K
 from tiny import splits_of, tiny_splits, tiny_trial
 
+from fparec_pipeline.datasets import splits as splits_module
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training import beyond
@@ -21,6 +22,15 @@ from fparec_pipeline.training.record import LISTS, RANKS
 from fparec_pipeline.training.trial import run_reference, run_trial
 
 SPLITS = splits_of(oracle.interactions(), N_ITEMS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def several_blocks():
+    """What is made in blocks of many users is made in several blocks of seven here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits_module, "CASES_AT_ONCE", 7)
+        patch.setattr(beyond, "USERS_AT_ONCE", 7)
+        yield
 
 
 def padded(lists):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fparec_pipeline.datasets import splits as splits_module
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.training.evaluation import (
     EvaluationSet,
@@ -19,6 +20,14 @@ from fparec_pipeline.training.evaluation import (
 from fparec_pipeline.training.metrics import metrics_from_ranks
 
 CUTOFFS = (1, 5, 10, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def several_blocks():
+    """What is made in blocks of many users is made in several blocks of seven here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits_module, "CASES_AT_ONCE", 7)
+        yield
 
 
 def ranks_of(scores, targets, histories):

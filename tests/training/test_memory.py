@@ -1,0 +1,48 @@
+"""Whether a process keeps what it frees: counted in pages that the system had to give, no clock."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fparec_pipeline.training.memory import keep_freed_memory
+
+CHILD = """
+import json, resource, sys
+import torch
+from fparec_pipeline.training.memory import keep_freed_memory
+
+taken = keep_freed_memory() if sys.argv[1] == "keep" else None
+
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(3 << 20) for _ in range(4)]  # 12 MiB each, as the loss has them
+    del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(json.dumps([taken, [step() for _ in range(6)]]))
+"""
+
+
+def faults(how: str) -> tuple[bool | None, list[int]]:
+    """What `keep_freed_memory` says in a process of its own, and the page faults of six steps."""
+    command = [sys.executable, "-c", CHILD, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken, steps = json.loads(done.stdout)
+    return taken, steps
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_once_the_heap_has_grown_no_page_is_asked_for_again():
+    taken, kept = faults("keep")
+    if not taken:
+        pytest.skip("the C library is not glibc")
+    _, given_back = faults("as it is")
+    assert max(kept[3:]) < 100
+    assert min(given_back[3:]) > 1000  # four blocks of 3,072 pages
+
+
+def test_where_there_is_no_mallopt_nothing_is_changed(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert keep_freed_memory() is False
