@@ -35,22 +35,15 @@ class Peer:
     requirements: tuple[str, ...]
 
 
+RECTOOLS = ("RecTools[torch]==0.19.0", TORCH, "numpy==1.26.4", "pandas==2.2.3")
 PEERS = {
     "recbole": Peer(
         "RecBole SASRec",
         "recbole_sasrec.py",
         ("recbole==1.2.1", TORCH, "numpy==1.26.4", "pandas==2.2.3", "setuptools<81"),
     ),
-    "rectools": Peer(
-        "RecTools SASRec",
-        "rectools_sasrec.py",
-        ("RecTools[torch]==0.19.0", TORCH, "numpy==1.26.4", "pandas==2.2.3"),
-    ),
-    "rectools_flat": Peer(
-        "RecTools FlatSASRecNet",
-        "rectools_flat_sasrec.py",
-        ("RecTools[torch]==0.19.0", TORCH, "numpy==1.26.4", "pandas==2.2.3"),
-    ),
+    "rectools": Peer("RecTools SASRec", "rectools_sasrec.py", RECTOOLS),
+    "rectools_flat": Peer("RecTools FlatSASRecNet", "rectools_flat_sasrec.py", RECTOOLS),
     "plain": Peer("plain PyTorch SASRec", "plain_sasrec.py", (TORCH, "numpy==1.26.4")),
     "replay": Peer(
         "RePlay SASRec",

@@ -18,6 +18,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 MIB = 1 << 20
+# What Lightning's trainers are told in every worker.
+LIGHTNING: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 class Gate:

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from gate import Gate
+from gate import LIGHTNING, Gate
 
 gate = Gate()
 
@@ -33,16 +33,7 @@ torch.manual_seed(0)
 
 
 def trainer() -> lightning.Trainer:
-    return lightning.Trainer(
-        max_epochs=1,
-        limit_train_batches=1,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    return lightning.Trainer(max_epochs=1, limit_train_batches=1, **LIGHTNING)
 
 
 table = pd.read_csv(folder / "histories.csv")

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gate import Gate
+from gate import LIGHTNING, Gate
 
 gate = Gate()
 
@@ -44,16 +44,7 @@ class Turns(lightning.Callback):
 
 
 def trainer() -> lightning.Trainer:
-    return lightning.Trainer(
-        max_epochs=1000,
-        accelerator="cpu",
-        devices=1,
-        callbacks=[Turns()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    return lightning.Trainer(max_epochs=1000, callbacks=[Turns()], **LIGHTNING)
 
 
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])

@@ -9,31 +9,22 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from gate import Gate
+from gate import LIGHTNING, Gate
 
 gate = Gate()
 
 import lightning  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from replay.data import FeatureHint, FeatureSource, FeatureType  # noqa: E402
-from replay.data.nn import (  # noqa: E402
-    ParquetModule,
-    TensorFeatureInfo,
-    TensorFeatureSource,
-    TensorSchema,
-)
+from replay.data.nn import ParquetModule  # noqa: E402
 from replay.nn.lightning import LightningModule  # noqa: E402
 from replay.nn.lightning.callback import PandasTopItemsCallback  # noqa: E402
 from replay.nn.lightning.postprocessor import SeenItemsFilter  # noqa: E402
-from replay.nn.sequential import SasRec  # noqa: E402
 from replay.nn.transform.template import make_default_sasrec_transforms  # noqa: E402
+from replay_model import BATCH, N, network, schema_of  # noqa: E402
 
 gate.imported()
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-BATCH = 128  # users; RePlay has no default
-N, D = 50, 50
 
 folder = Path(sys.argv[1])
 n_items, asked, threads = map(int, sys.argv[2:])
@@ -43,18 +34,7 @@ table = pd.read_parquet(folder / "histories.parquet").head(asked)
 table["seen_ids"] = table["item_id"]
 longest = int(table["item_id"].map(len).max())
 table.to_parquet(folder / "replay.parquet")
-schema = TensorSchema(
-    TensorFeatureInfo(
-        "item_id",
-        is_seq=True,
-        feature_type=FeatureType.CATEGORICAL,
-        embedding_dim=D,
-        padding_value=n_items,
-        cardinality=n_items,
-        feature_hint=FeatureHint.ITEM_ID,
-        feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
-    )
-)
+schema = schema_of(n_items)
 padded = {"padding": n_items}
 module = ParquetModule(
     batch_size=BATCH,
@@ -68,11 +48,7 @@ module = ParquetModule(
     transforms=make_default_sasrec_transforms(schema),
     predict_path=str(folder / "replay.parquet"),
 )
-model = LightningModule(
-    SasRec.from_params(
-        schema, embedding_dim=D, num_heads=1, num_blocks=2, max_sequence_length=N, dropout=0.5
-    )
-)
+model = LightningModule(network(schema))
 
 
 def recommend() -> dict[str, float]:
@@ -83,16 +59,8 @@ def recommend() -> dict[str, float]:
         item_column="item_id",
         postprocessors=[SeenItemsFilter(n_items)],
     )
-    lightning.Trainer(
-        accelerator="cpu",
-        devices=1,
-        callbacks=[top],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=True,
-    ).predict(model, datamodule=module, return_predictions=False)
+    trainer = lightning.Trainer(callbacks=[top], inference_mode=True, **LIGHTNING)
+    trainer.predict(model, datamodule=module, return_predictions=False)
     found = top.get_result()
     return {"seconds": time.perf_counter() - started, "rows": len(found)}
 

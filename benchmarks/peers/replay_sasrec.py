@@ -9,29 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gate import Gate
+from gate import LIGHTNING, Gate
 
 gate = Gate()
 
 import lightning  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from replay.data import FeatureHint, FeatureSource, FeatureType  # noqa: E402
-from replay.data.nn import (  # noqa: E402
-    ParquetModule,
-    TensorFeatureInfo,
-    TensorFeatureSource,
-    TensorSchema,
-)
+from replay.data.nn import ParquetModule  # noqa: E402
 from replay.nn.lightning import LightningModule  # noqa: E402
-from replay.nn.sequential import SasRec  # noqa: E402
 from replay.nn.transform.template import make_default_sasrec_transforms  # noqa: E402
+from replay_model import BATCH, N, network, schema_of  # noqa: E402
 
 gate.imported()
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-BATCH = 128  # users; RePlay has no default
-N, D = 50, 50
 
 
 class Turns(lightning.Callback):
@@ -57,35 +48,13 @@ folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 items = int(pd.read_parquet(folder / "train.parquet")["item_id"].explode().max()) + 1
-schema = TensorSchema(
-    TensorFeatureInfo(
-        "item_id",
-        is_seq=True,
-        feature_type=FeatureType.CATEGORICAL,
-        embedding_dim=D,
-        padding_value=items,
-        cardinality=items,
-        feature_hint=FeatureHint.ITEM_ID,
-        feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
-    )
-)
+schema = schema_of(items)
 module = ParquetModule(
     batch_size=BATCH,
     metadata={"train": {"item_id": {"shape": N + 1, "padding": items}}},
     transforms=make_default_sasrec_transforms(schema),
     train_path=str(folder / "train.parquet"),
 )
-model = SasRec.from_params(
-    schema, embedding_dim=D, num_heads=1, num_blocks=2, max_sequence_length=N, dropout=0.5
+lightning.Trainer(max_epochs=1000, callbacks=[Turns()], limit_val_batches=0, **LIGHTNING).fit(
+    LightningModule(network(schema)), datamodule=module
 )
-lightning.Trainer(
-    max_epochs=1000,
-    accelerator="cpu",
-    devices=1,
-    callbacks=[Turns()],
-    logger=False,
-    enable_checkpointing=False,
-    enable_progress_bar=False,
-    enable_model_summary=False,
-    limit_val_batches=0,
-).fit(LightningModule(model), datamodule=module)
