@@ -24,11 +24,11 @@ def reports_of(of, workspace, changes):
     with dg.DagsterInstance.ephemeral() as instance:
         for change in changes:
             change()
-            context = dg.build_sensor_context(
+            with dg.build_sensor_context(
                 instance=instance, cursor=cursor, resources={"workspace": workspace}
-            )
-            answer = sensor(context)
-            cursor = context.cursor
+            ) as context:
+                answer = sensor(context)
+                cursor = context.cursor
             records = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
             seen.append((answer.skip_message, len(records)))
     return seen

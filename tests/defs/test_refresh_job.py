@@ -55,13 +55,15 @@ def definitions(data):
 def tick(data, instance):
     repository = definitions(data).get_repository_def()
     schedule = repository.get_schedule_def("refresh")
-    context = dg.build_schedule_context(
+    # Left open, the context's own copy of the instance stays Dagster's current one, as a weak
+    # reference that dies at any moment.
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=NIGHT,
         resources={"workspace": Workspace(data_root=str(data.root))},
         repository_def=repository,
-    )
-    return schedule.evaluate_tick(context).run_requests
+    ) as context:
+        return schedule.evaluate_tick(context).run_requests
 
 
 def run(data, request, instance):

@@ -1,6 +1,7 @@
 """Whether a process keeps what it frees: counted in pages that the system had to give, no clock."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -26,9 +27,14 @@ print(json.dumps([taken, [step() for _ in range(6)]]))
 
 
 def faults(how: str) -> tuple[bool | None, list[int]]:
-    """What `keep_freed_memory` says in a process of its own, and the page faults of six steps."""
+    """What `keep_freed_memory` says in a process of its own, and the page faults of six steps.
+
+    Left alone, glibc moves its thresholds as it goes, differently from run to run; fixed at
+    their first values, it gives every large block back.
+    """
     command = [sys.executable, "-c", CHILD, how]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    fixed = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=fixed)
     taken, steps = json.loads(done.stdout)
     return taken, steps
 
