@@ -169,9 +169,8 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     data.raw(name).mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{name}.lock"):
-        for leftover in target.parent.glob(
-            f".{name}.tmp-*"
-        ):  # of killed processes: we hold the lock
+        # Of processes that were killed, and of the `finally` below. We hold the lock.
+        for leftover in target.parent.glob(f".{name}.tmp-*"):
             shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.tmp-"))
         try:
@@ -185,7 +184,9 @@ def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> 
                 target.rename(work / "old")  # a rename cannot replace a folder with files in it
             folder.rename(target)
         finally:
-            shutil.rmtree(work)
+            # After an error Polars may still be writing other files into the folder; that must not
+            # hide the error.
+            shutil.rmtree(work, ignore_errors=True)
     return read_splits(target)
 
 

@@ -1,15 +1,18 @@
 """The folder of splits: its statistics, its hashes, its atomicity, its error messages."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import polars as pl
 import pytest
 
 from fparec_pipeline.config import Dataset, source_of
 from fparec_pipeline.datasets import splits as module
+from fparec_pipeline.datasets.files import CannotWrite
 from fparec_pipeline.datasets.splits import SplitsError, make_splits, read_splits
 
 URL = "https://example.org/file.txt"
@@ -94,6 +97,33 @@ def test_made_again_they_are_the_same_and_nothing_is_left_over(data):
     leftover.mkdir()
     second = made(data)
     assert first.stats == second.stats
+    assert sorted(p.name for p in data.splits("shop").parent.iterdir()) == [".shop.lock", "shop"]
+
+
+def test_a_failure_is_told_even_if_another_file_is_still_being_written(data, monkeypatch):
+    """As Polars does, which stops at the first sink that fails and does not wait for the others."""
+    made(data)
+    going, others = threading.Event(), []
+
+    def writes(folder):
+        going.set()
+        with contextlib.suppress(FileNotFoundError):  # once the folder is gone
+            for number in range(3_000):
+                (folder / str(number)).touch()
+
+    def fails(_name, _dataset, _parts, _stats, folder):
+        folder.mkdir()
+        others.append(threading.Thread(target=writes, args=(folder,)))
+        others[0].start()
+        going.wait()
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(module, "_write", fails)
+    with pytest.raises(CannotWrite, match="the disk is full"):
+        made(data, ["1 1 2 3", "2 1 2 3"])
+    others[0].join()
+    monkeypatch.undo()
+    made(data)
     assert sorted(p.name for p in data.splits("shop").parent.iterdir()) == [".shop.lock", "shop"]
 
 
