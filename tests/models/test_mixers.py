@@ -14,6 +14,8 @@ LENGTHS = (7, 5, 1, 3)  # real items of each user of the batch; the rest of the 
 LEARNED = ["positional", "factorized_positional"]
 PATTERNS = ["average", "linear_annealing", "exponential_annealing"]
 CASES = [(mixer, "masked") for mixer in MIXERS] + [(mixer, "all_columns") for mixer in LEARNED]
+# Mixers whose weights depend on positions alone.
+POSITIONAL = [case for case in CASES if case[0] in LEARNED + PATTERNS]
 every_case = pytest.mark.parametrize(("mixer", "softmax"), CASES)
 
 # The handcrafted patterns are constants kept in float32; all else is computed in float64.
@@ -90,7 +92,7 @@ def test_last_only_equals_the_last_row(mixer, softmax, length):
     torch.testing.assert_close(last, module(*inputs)[-1:], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("mixer", "softmax"), CASES[3:])
+@pytest.mark.parametrize(("mixer", "softmax"), POSITIONAL)
 def test_padding_rows_of_positional_mixers_are_zero(mixer, softmax):
     query, value, mask = batch()
     assert (make(mixer, softmax)(query, value, mask)[~mask] == 0).all()
@@ -112,7 +114,7 @@ def test_training_without_dropout_equals_evaluation(mixer, softmax):
     torch.testing.assert_close(trained[mask], oracle[mask], **TOLERANCE[mixer])
 
 
-@pytest.mark.parametrize(("mixer", "softmax"), CASES[3:])
+@pytest.mark.parametrize(("mixer", "softmax"), POSITIONAL)
 def test_one_dropout_mask_is_shared_by_the_batch(mixer, softmax):
     module, (query, value, mask) = make(mixer, softmax).train(), batch(lengths=(N, N))
     query[:, 1], value[:, 1] = query[:, 0], value[:, 0]
@@ -121,7 +123,7 @@ def test_one_dropout_mask_is_shared_by_the_batch(mixer, softmax):
     assert not torch.allclose(first, second)
 
 
-@pytest.mark.parametrize(("mixer", "softmax"), CASES[3:])
+@pytest.mark.parametrize(("mixer", "softmax"), POSITIONAL)
 def test_dropout_of_the_numerator_alone_leaves_the_mean(mixer, softmax):
     """Were the denominator dropped too, the expected output would not be the evaluated one."""
     module, (query, value, mask) = make(mixer, softmax), batch()
@@ -152,7 +154,7 @@ def test_extreme_attention_stays_finite(mixer, softmax, scale, length):
     assert all(torch.isfinite(p.grad).all() for p in single.parameters())
 
 
-@pytest.mark.parametrize(("mixer", "softmax"), [c for c in CASES if c[0] in LEARNED + PATTERNS])
+@pytest.mark.parametrize(("mixer", "softmax"), POSITIONAL)
 @pytest.mark.parametrize("last_only", [False, True])
 def test_gradients_of_positional_mixers(mixer, softmax, last_only):
     n, d = 4, 3

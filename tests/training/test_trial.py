@@ -165,6 +165,7 @@ def test_training_computes_what_it_computed_before(model, data):
     trial = tiny_trial(model, dropout=0)
     run(trial, tiny_splits(), data)
     loss = history(folder_of(trial, data))["loss"][-1]
+    assert model in GOLDEN_LOSSES, f'A new arm: add "{model}": {loss:.6f} to GOLDEN_LOSSES.'
     assert loss == pytest.approx(GOLDEN_LOSSES[model], rel=1e-4), (
         f"{model}'s loss is now {loss:.6f}. If training is meant to compute something else, raise "
         "TRAINING_VERSION in config/fingerprints.py, so that no old trial passes for a new one, "
