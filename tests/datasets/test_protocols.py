@@ -3,6 +3,7 @@
 import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from raw_formats import naive_core
 from fparec_pipeline.config import Dataset, LeaveOneOut, Temporal, source_of
 from fparec_pipeline.datasets.checks import check_splits
 from fparec_pipeline.datasets.preprocess import SplitsError
+from fparec_pipeline.datasets.protocols import PROTOCOLS
 from fparec_pipeline.datasets.splits import logical_hash, make_splits, read_splits
 from fparec_pipeline.paths import DataRoot
 
@@ -35,6 +37,11 @@ def made(rows, root, *, core=1, **protocol):
     settings = Temporal(**protocol) if protocol else LeaveOneOut()
     dataset = Dataset(core=core, protocol=settings, sources={"only": source})
     return make_splits("shop", dataset, path, data), dataset, data.splits("shop")
+
+
+def test_every_protocol_that_has_keys_has_a_class():
+    kinds = get_args(Dataset.model_fields["protocol"].annotation)
+    assert PROTOCOLS.keys() == {kind().name for kind in kinds}
 
 
 def names(folder, table):

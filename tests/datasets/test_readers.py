@@ -8,11 +8,16 @@ import polars as pl
 import pytest
 from reading import collected, rows_of
 
-from fparec_pipeline.config import source_of
+from fparec_pipeline.config import SOURCE_KINDS, source_of
+from fparec_pipeline.datasets.readers import READERS
 from fparec_pipeline.datasets.sources import RawDataError
 
 URL = "https://example.org/file"
 CSV = source_of(reader="csv", address="own.csv", user="u", item="i", time="t")
+
+
+def test_every_reader_that_has_keys_has_a_function():
+    assert READERS.keys() == SOURCE_KINDS.keys()
 
 
 def test_a_sequences_line_that_is_no_list_of_ids_is_malformed(tmp_path):

@@ -35,10 +35,17 @@ def test_no_trials_is_an_empty_frame_with_all_columns(data, config):
     assert {"dataset", "model", "seed", "stale", *METRICS} <= set(frame.columns)
 
 
-def test_forty_four_metrics_of_ranks_and_nineteen_of_each_rankings_lists():
-    assert len(NAMES) == 4 * (2 * 5 + 1)
-    assert len(METRICS) == len(NAMES) + 2 * (5 + 2 * 7)
-    assert {"test/hr_at_1", "test_unseen/ndcg_at_50", "valid/mrr"} <= set(METRICS)
+def test_metrics_of_ranks_and_of_lists_are_columns():
+    accuracy = {f"{metric}_at_{k}" for metric in ("hr", "ndcg") for k in (1, 5, 10, 20, 50)}
+    kinds = ("answerable", "new", "repeated", "popular", "unpopular")
+    kinds += ("short_history", "long_history")
+    of_lists = {f"{metric}_at_10_{kind}" for metric in ("hr", "ndcg") for kind in kinds}
+    of_lists |= {f"{name}_at_10" for name in ("coverage", "gini", "novelty", "popular_share")}
+    tested = ("test", "test_unseen")
+    rankings = (*tested, "valid", "valid_unseen")
+    assert {f"{r}/{metric}" for r in rankings for metric in accuracy | {"mrr"}} <= set(NAMES)
+    assert {f"{r}/{metric}" for r in tested for metric in of_lists} <= set(METRICS)
+    assert {*NAMES, "test/user_coverage", "test_unseen/user_coverage"} <= set(METRICS)
 
 
 def test_finished_trials_are_rows_and_unfinished_ones_are_not(data, config):
