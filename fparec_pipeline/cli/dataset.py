@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from fparec_pipeline.datasets.inspecting import Section
 
 dataset = typer.Typer(
-    no_args_is_help=True, help="An own file: what is in it, and an entry in datasets.toml for it."
+    no_args_is_help=True, help="Your own data: add a file, or check what is in it."
 )
 app.add_typer(dataset, name="dataset")
 
 
 @dataset.command()
-def check(name: Annotated[str, typer.Argument(help="A dataset of datasets.toml.")]) -> None:
-    """Read a dataset's raw file and say what is in it; nothing is trained.
+def check(name: Annotated[str, typer.Argument(help="A dataset in datasets.toml.")]) -> None:
+    """Show what is in a dataset's file, without training.
 
     Rows, users and items; the unit and the span of the times; what is set aside and why;
-    duplicates; what each core leaves; a sample. The first command to run on an own file.
+    duplicates; what each core leaves; a sample. Run it before training on a new file.
 
     Example: fparec dataset check orders
     """
@@ -44,20 +44,24 @@ def check(name: Annotated[str, typer.Argument(help="A dataset of datasets.toml."
 @dataset.command()
 def add(
     file: Annotated[Path, typer.Argument(help="A CSV or parquet file, or a folder of them.")],
-    name: Annotated[str | None, typer.Option(help="Default: after the file.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The dataset's name; default: the file's.")
+    ] = None,
     user: Annotated[str | None, typer.Option(help="The column of users.")] = None,
     item: Annotated[str | None, typer.Option(help="The column of items.")] = None,
     time: Annotated[str | None, typer.Option(help="The column of times.")] = None,
-    separator: Annotated[str | None, typer.Option(help="Between fields; default: found.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="The separator between fields; default: found.")
+    ] = None,
     core: Annotated[
-        int, typer.Option(min=1, help="Interactions that every user and item keeps at least.")
+        int, typer.Option(min=1, help="Users and items with fewer interactions are removed.")
     ] = 5,
-    yes: Annotated[bool, typer.Option("--yes", help="Take the guesses, do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept the guesses without asking.")] = False,
 ) -> None:
-    """Write an entry for an own file into datasets.toml, and check it.
+    """Add your own file to datasets.toml, and check it.
 
-    What no option says is guessed from the file's first lines and asked; without a terminal, or
-    with --yes, a guess is taken.
+    What you do not give is guessed from the file's first lines, and you are asked. With --yes, or
+    without a terminal, the guesses are taken.
 
     Example: fparec dataset add /exports/orders.csv --user customer --item sku --time ordered_at
     """
@@ -84,8 +88,7 @@ def add(
     console.print(entry, markup=False, highlight=False, soft_wrap=True)
     _check(called, load_config(data), data)
     console.print(
-        "In Dagster's page:  press Reload definitions under Deployment, then it is a partition of "
-        "every asset.",
+        "If fparec dev is running:  show it there with Deployment, Reload definitions.",
         highlight=False,
         soft_wrap=True,
     )
@@ -107,7 +110,7 @@ def _column(
         return known(answer, columns, "column")
     if guess is None:
         raise ConfigError(
-            f"No column tells by its name that it is the {key}; give --{key}. There are: "
+            f"Cannot guess which column is the {key}. Name it with --{key}; the columns are: "
             f"{', '.join(columns)}."
         )
     return guess

@@ -17,7 +17,7 @@ from fparec_pipeline.config import known, load_config
 from fparec_pipeline.paths import PUBLISHED, DataRoot
 
 published = typer.Typer(
-    no_args_is_help=True, help="Published results: bring them in, or make such a folder."
+    no_args_is_help=True, help="Published results: import them, export yours, print their tables."
 )
 app.add_typer(published, name="results")
 
@@ -28,10 +28,10 @@ def import_(
         Path, typer.Option("--from", help="The folder of published results.")
     ] = PUBLISHED,
 ) -> None:
-    """Bring published trials into the trial store, MLflow and Dagster, marked as published.
+    """Import published trials, so that tables show them without training.
 
-    Leaderboards and tables then answer as if the trials had been trained here. A trial that is
-    there already is left as it is. The weights are not published.
+    They are marked as published. Trials that you have already are not touched. Weights are not
+    published: figures 1 and 3 and `promote --no-refit` need a trial that was trained here.
     """
     from fparec_pipeline.results.published import import_results
 
@@ -44,7 +44,7 @@ def import_(
 
         done = import_results(source, data, show)
     console.print(
-        f"{len(done.added)} published trials are brought in; {len(done.kept)} were there already."
+        f"{len(done.added)} published trials were imported; {len(done.kept)} were there already."
     )
     bring_up_to_date(data, load_config(data))
 
@@ -52,16 +52,18 @@ def import_(
 @published.command()
 def export(
     datasets: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
-    target: Annotated[Path, typer.Option("--to", help="Replaced.")] = PUBLISHED,
+    target: Annotated[
+        Path, typer.Option("--to", help="The folder, which is replaced.")
+    ] = PUBLISHED,
 ) -> None:
-    """Write all finished trials that are not stale, but their weights, as published results."""
+    """Write the finished trials as published results: everything but their weights."""
     from fparec_pipeline.results.published import export_results
 
     data = DataRoot.default()
     config = load_config(data)
     names = [known(name, config.datasets, "dataset") for name in split_names(datasets)]
     written = export_results(data, config, target, names or None)
-    console.print(f"{len(written)} trials are published in {target}", highlight=False)
+    console.print(f"{len(written)} trials were written to {target}", highlight=False)
 
 
 @published.command()
@@ -70,7 +72,7 @@ def tables(
         Path, typer.Option("--from", help="The folder of published results.")
     ] = PUBLISHED,
 ) -> None:
-    """Print the README's table, then those of docs/results.md: medians, intervals, paired tests.
+    """Print the tables of the README and of docs/results.md.
 
     They are computed from the published trials alone, in a folder that is removed afterwards.
     """
@@ -85,8 +87,10 @@ def tables(
 
 
 @published.command()
-def repeats(dataset: Annotated[str, typer.Option(help="Its splits must be there.")]) -> None:
-    """Print how often each model finds repeated and new targets, medians over seeds.
+def repeats(
+    dataset: Annotated[str, typer.Option(help="A dataset whose splits are in the data root.")],
+) -> None:
+    """Print how often each model finds repeated and new targets: medians over seeds.
 
     A repeated target is an item that the user has had before. Code descended from S3Rec counts
     these as misses; the last two columns do the same.

@@ -23,7 +23,7 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.metrics import METRICS, RANKINGS
 
 FORMATS = ("md", "csv", "json")
-LEADERBOARD = f"""Medians of the finished trials of a dataset, best model first.
+LEADERBOARD = f"""Print the medians of a dataset's finished trials, best model first.
 
 Metrics are named ranking/metric, as in test/ndcg_at_10. Rankings: {", ".join(RANKINGS)} \
 ("unseen" removes the history from the candidates). Metrics: {", ".join(METRICS)}.
@@ -33,11 +33,9 @@ Metrics are named ranking/metric, as in test/ndcg_at_10. Rankings: {", ".join(RA
 @app.command(help=LEADERBOARD)
 def leaderboard(
     dataset: Annotated[str, typer.Option(help="The dataset.")],
-    metric: Annotated[
-        str, typer.Option(help="What to sort by, under its MLflow name.")
-    ] = "test/ndcg_at_10",
+    metric: Annotated[str, typer.Option(help="What to sort by.")] = "test/ndcg_at_10",
     as_json: Annotated[
-        bool, typer.Option("--json", help="A list of objects, one a model.")
+        bool, typer.Option("--json", help="Print JSON: a list with one object for each model.")
     ] = False,
 ) -> None:
     """Print the leaderboard as a table or as JSON."""
@@ -56,10 +54,14 @@ def table(
         str, typer.Argument(help="1 to 6, as in the paper, or a study such as sequence_length.")
     ],
     form: Annotated[
-        str, typer.Option("--format", help="md, csv or json; default: for the terminal, or md.")
+        str,
+        typer.Option(
+            "--format",
+            help="md, csv or json; default: a table for the terminal, md in a pipe or file.",
+        ),
     ] = "",
 ) -> None:
-    """A table of the paper or of a study, ours beside what was printed.
+    """Print a table of the paper or of a study, with the paper's numbers beside ours.
 
     In a pipe or a file it is markdown, with intervals; `--format csv` and `--format json` have a
     row for each dataset, model and metric.
@@ -103,7 +105,7 @@ def table(
 def compare(
     dataset: Annotated[str, typer.Argument(help="A dataset with finished trials.")],
 ) -> None:
-    """Who wins on a dataset, against whom it is sure, what training cost, and what to try next.
+    """Say which model wins on a dataset, whether that is sure, what it cost, what to try next.
 
     Example: fparec compare beauty
     """
@@ -153,7 +155,7 @@ def figure(
     number: Annotated[str, typer.Argument(help="1, 3 or 4, as in the paper.")],
     dataset: Annotated[
         str | None,
-        typer.Option(help="Whose trials Figures 1 and 3 show; default: one that is there."),
+        typer.Option(help="The dataset of Figures 1 and 3; default: one that has trials."),
     ] = None,
 ) -> None:
     """Draw a figure of the paper as PNG and SVG, and print the paths.
@@ -181,10 +183,10 @@ def figure(
 
 @app.command()
 def report() -> None:
-    """Write the report, one HTML file, and print its path.
+    """Write the report (one HTML file) and print its path.
 
-    It shows what is there: claims with their verdicts, tables, figures, learning curves, and how
-    each number was made. What has not been trained is a gap with its reason.
+    It shows who wins, the paper's claims with their verdicts, tables, figures, learning curves, and
+    how each number was made. Missing trials are gaps that name the command to train them.
     """
     from fparec_pipeline.results.report import path_of, write_report
     from fparec_pipeline.results.trials import trials_frame

@@ -30,18 +30,17 @@ def promote(
     model: Annotated[
         str | None, typer.Option(help="The model to take; default: the best on validation.")
     ] = None,
-    refit: Annotated[
-        bool, typer.Option(help="Train it once more on all interactions, the test's included.")
-    ] = True,
+    refit: Annotated[bool, typer.Option(help="Train it once more, on all interactions.")] = True,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Go back to the previous champion instead.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Make the best trial of a dataset its champion, and register it in MLflow.
+    """Choose the model that recommends on a dataset, its champion.
 
-    The validation median over seeds decides, never the test set. The champion of before keeps the
-    alias `previous`.
+    The best validation median over seeds wins; the test set is not used. The champion is trained
+    once more on all interactions and registered in MLflow with the alias `champion`; the one
+    before it gets the alias `previous`.
 
     Example: fparec promote ml-latest-small
     """
@@ -78,32 +77,38 @@ def promote(
 @app.command()
 def recommend(
     dataset: Dataset,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Items a user.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Items for each user.")] = 10,
     exclude_seen: Annotated[
         bool,
-        typer.Option("--exclude-seen/--include-seen", help="Leave out what the user has chosen."),
+        typer.Option(
+            "--exclude-seen/--include-seen", help="Leave out items that the user has had."
+        ),
     ] = True,
     users: Annotated[
         Path | None,
-        typer.Option(help="Only these users: a .txt with an id a line, or a CSV or parquet file."),
+        typer.Option(help="Only these users: .txt with one id per line, CSV or parquet."),
     ] = None,
     history: Annotated[
         Path | None,
         typer.Option(
-            help="CSV or parquet with user, item and perhaps time: newer histories, new users."
+            help="CSV or parquet with newer histories or new users: user, item, and time if known."
         ),
     ] = None,
-    allow: Annotated[Path | None, typer.Option(help="Only these items; a file as --users.")] = None,
-    block: Annotated[Path | None, typer.Option(help="Not these items; a file as --users.")] = None,
+    allow: Annotated[
+        Path | None, typer.Option(help="Only these items: a file like that of --users.")
+    ] = None,
+    block: Annotated[
+        Path | None, typer.Option(help="Not these items: a file like that of --users.")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The parquet file; default: the asset's own in the data root."),
+        typer.Option(help="The parquet file; default: data/recommendations/<dataset>.parquet."),
     ] = None,
 ) -> None:
     """Write the champion's best items for every user of a dataset, as parquet.
 
-    Columns: user, rank, item, score, by the ids of the source. Without --out and --users the asset
-    `recommendations` is materialised, and its check compares the file with the histories.
+    Columns: user, rank, item and score, with the ids of your own file. Without --out and --users,
+    Dagster's asset `recommendations` is materialised, and checked against the histories.
 
     Example: fparec recommend ml-latest-small --top 10
     """
@@ -127,10 +132,10 @@ def serve(
     dataset: Dataset,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
 ) -> None:
-    """Answer requests with the champion, through `mlflow models serve`, until Ctrl-C.
+    """Answer HTTP requests for recommendations with the champion, until Ctrl-C.
 
-    The server listens on 127.0.0.1 only and asks for no password. It keeps the champion it was
-    started with: start it again after a promotion.
+    The server binds to 127.0.0.1 and has no authentication. It keeps the champion that it was
+    started with: restart it after a promotion.
 
     Example: curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d
     '{"dataframe_records": [{"history": ["296", "318"]}], "params": {"k": 5}}'
@@ -151,12 +156,15 @@ def serve(
 @app.command("export")
 def export_model(
     dataset: Dataset,
-    to: Annotated[Path, typer.Option(help="The ONNX file; a table of its items goes beside it.")],
+    to: Annotated[
+        Path, typer.Option(help="The ONNX file. A table of its items is written beside it.")
+    ],
 ) -> None:
-    """Write the champion as an ONNX file, for those who serve it elsewhere.
+    """Write the champion as an ONNX file, to serve it elsewhere.
 
-    Needs the extra `[onnx]`. The graph maps item numbers (batch × length, right-aligned, 0 as
-    padding) to the scores of all items; a table beside the file says which column is which item.
+    Needs `pip install 'fparec_pipeline[onnx]'`. The graph maps item numbers (batch × length,
+    right-aligned, 0 as padding) to the scores of all items. A table beside the file says which
+    column is which item.
 
     Example: fparec export ml-latest-small --to champion.onnx
     """
@@ -223,9 +231,10 @@ def _written(dataset: str, wish: "Wish", target: Path, data: DataRoot) -> Path:
 
 def _print_champion(champion: "Champion") -> None:
     choice = champion.choice
+    seeds = "1 seed" if len(choice.seeds) == 1 else f"{len(choice.seeds)} seeds"
     lines = [
         f"Champion of {champion.dataset}: {champion.title}, seed {champion.seed} "
-        f"(validation NDCG@10 {choice.median:.4f}, median of {len(choice.seeds)} seeds)",
+        f"(validation NDCG@10 {choice.median:.4f}, median of {seeds})",
         champion.note,
         *choice.doubts,
         f"Recommend:  fparec recommend {champion.dataset}",

@@ -16,11 +16,11 @@ from fparec_pipeline.config import Config, Trial, known
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Positional attention for sequential recommendation: data, training and honest tables.\n\n"
-    "A trial is one (dataset, model, seed). Tables, Dagster's page and MLflow's runs are made from "
-    "the finished folders under data/trials. All commands reuse what is finished.",
+    help="Train and compare sequential recommenders, and use the best one.\n\n"
+    "A trial is one model trained on one dataset with one seed. Its finished folder in data/trials "
+    "is kept and reused: tables, Dagster's page and MLflow's runs are made from these folders.",
 )
 console = Console()
 
@@ -35,7 +35,9 @@ def _version(wanted: bool) -> None:
 def main(
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="The version."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -22,15 +22,15 @@ def status(
     datasets: Names = None,
     models: Names = None,
     seeds: Names = None,
-    study: Annotated[str, typer.Option(help="Whose models and seeds.")] = "benchmark",
-    everything: Annotated[
-        bool, typer.Option("--all", help="The trials of every study, on every dataset.")
-    ] = False,
+    study: Annotated[
+        str, typer.Option(help="The study that says which models and seeds.")
+    ] = "benchmark",
+    everything: Annotated[bool, typer.Option("--all", help="Trials of all studies.")] = False,
 ) -> None:
-    """Which trials are done, running, interrupted, stale or missing.
+    """Show which trials are done, running, interrupted, stale or missing.
 
-    Stale: finished, but today's configuration, training code or splits would give another trial.
-    Tables leave stale trials out; `fparec run` trains them again.
+    Stale: finished, but the configuration, the training code or the data has changed since. Tables
+    leave stale trials out; `fparec run` trains them again.
     """
     from fparec_pipeline.results.trials import trial_status
 
@@ -52,18 +52,17 @@ def status(
     console.print(table)
     console.print(
         f"{sum(state == 'done' for state in states.values())} of {len(states)} trials are done; "
-        "rows where nothing was started are left out."
+        "rows without a started trial are shown with --datasets only."
     )
     note_outdated(dict.fromkeys(t.dataset for t in trials), config, data)
 
 
 @app.command()
 def sync() -> None:
-    """Bring MLflow and Dagster up to date with the trial folders and the champions.
+    """Update MLflow, Dagster and the rendered results from the folders in the data root.
 
-    Idempotent. Completes what was trained while MLflow could not be reached, shows trials that
-    were copied in from elsewhere, registers champions in MLflow, and settles runs whose process
-    died.
+    Use it after MLflow was out of reach, or after copying trials or champions from another
+    machine. Runs whose process died are marked as failed. Calling it twice does no harm.
     """
     data = DataRoot.default().writable()
     if not bring_up_to_date(data, load_config(data)):
@@ -74,9 +73,9 @@ def sync() -> None:
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete interrupted trials with their checkpoints, and stale trials, after asking.
+    """Delete interrupted and stale trials, after asking.
 
-    Trials that tables show are never touched, nor trials that are running.
+    Trials that are running or shown in tables are never deleted.
     """
     from fparec_pipeline.results.trials import disposable
 

@@ -36,18 +36,20 @@ def run(
     seeds: Annotated[
         str | None, typer.Option(help="Comma-separated seeds; default: those of the study.")
     ] = None,
-    study: Annotated[str, typer.Option(help="Whose datasets, models and seeds.")] = "benchmark",
-    jobs: Annotated[int, typer.Option(min=1, help="Trials side by side, a process each.")] = 1,
+    study: Annotated[
+        str, typer.Option(help="The study that says which datasets, models and seeds.")
+    ] = "benchmark",
+    jobs: Annotated[int, typer.Option(min=1, help="How many trials at a time.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train again what is already there.")
+        bool, typer.Option("--retrain", help="Train finished trials again.")
     ] = False,
 ) -> None:
-    """Materialise whatever is missing, from raw file to result table.
+    """Train what is missing, from the raw file to the result tables.
 
-    Downloads and splits the datasets, trains the trials that have no finished folder of today's
-    configuration, evaluates the untrained references, and renders medians, leaderboard,
-    tables and figures. A killed run resumes from its last checkpoints.
+    Downloads and splits the datasets, trains the trials that are missing or stale, evaluates the
+    untrained references, and writes medians, leaderboard, tables and figures. After a kill, the
+    same command resumes from the last checkpoints.
 
     Example: fparec run --datasets beauty --models fparec,sasrec --seeds 0 --jobs 2
     """
@@ -157,7 +159,8 @@ def _train(
     tasks: dict[TrialId, TaskID] = {}
     failed = []
     with bars:
-        whole = bars.add_task(f"{len(trials)} trials", total=len(trials), news="")
+        what = "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
+        whole = bars.add_task(what, total=len(trials), news="")
 
         def show(progress: EpochProgress) -> None:
             if progress.trial not in tasks:

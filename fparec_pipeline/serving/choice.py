@@ -126,6 +126,8 @@ def _winner(trained: Sequence[dict], dataset: str, config: Config, arm: str | No
     """The named arm's row, else the best of those with enough seeds, else of those there are."""
     if arm is None:
         return next((row for row in trained if not row["provisional"]), trained[0])
+    if arm in REFERENCES:
+        raise NoChampion(f"{arm} is an untrained reference: it has no weights to recommend with.")
     name = config.trial(dataset, known(arm, config.arms, "arm"), 0).arm
     for row in trained:
         if row["model"] == name:
