@@ -11,6 +11,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 from trial_folders import (
     DATA_HASH,
     make_attempt,
@@ -23,7 +24,7 @@ from trial_folders import (
 from fparec_pipeline.config import TRAINING_VERSION, load_config, masked
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results import leaderboard
-from fparec_pipeline.tracking import Medians, Tracker, default_uri
+from fparec_pipeline.tracking import MachineMonitor, Medians, Tracker, default_uri
 from fparec_pipeline.training.record import RANKS, WEIGHTS, lock_trial, trial_folders
 
 NDCG = "test/ndcg_at_10"
@@ -245,6 +246,35 @@ def test_the_folder_decides_which_attempt_is_current(tracker, client, data, conf
     assert "superseded_by" not in client.get_run(old).data.tags
     assert client.get_run(old).data.tags["superseded"] == "false"
     assert client.get_run(new).data.tags["superseded"] == "true"
+
+
+MACHINE = "system/cpu_utilization_percentage"
+
+
+def test_the_machines_metrics_are_logged_where_mlflows_switch_asks(
+    tracker, client, data, config, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    write_unfinished(data, make_attempt(config, "beauty", "fparec", 0))
+    with lock_trial(data.trial("beauty", "fparec", 0)):
+        run_id = tracker.sync_trial(data.trial("beauty", "fparec", 0))
+        machine = MachineMonitor(tracker.uri)
+        machine.follow(run_id)
+        machine.end()
+        assert MACHINE not in client.get_run(run_id).data.metrics
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+        machine.follow(run_id)
+        wait_until(lambda: MACHINE in client.get_run(run_id).data.metrics, "the metric")
+        machine.end()
+
+
+def test_without_psutil_training_goes_on_and_says_what_is_missing(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    module = "mlflow.system_metrics.system_metrics_monitor"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    MachineMonitor(f"sqlite:///{tmp_path}/none.db").follow("0" * 32)
+    assert "pip install psutil" in caplog.text
 
 
 def test_another_data_roots_runs_are_left_alone(tracker, client, data, config):

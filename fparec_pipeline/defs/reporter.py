@@ -27,9 +27,10 @@ class Reporter:
     def __init__(
         self, data: DataRoot, run_id: str, log: logging.Logger, received: Sequence[int] = ()
     ) -> None:
-        from fparec_pipeline.tracking import Tracker
+        from fparec_pipeline.tracking import MachineMonitor, Tracker
 
         self.tracker = Tracker(None, data)
+        self.machine = MachineMonitor(self.tracker.uri)
         self.tags = {"dagster_run_id": run_id}
         self.news, self.log, self.logged = News(data, run_id), log, 0.0
         self.received = received  # interrupts that should have ended the run
@@ -52,7 +53,10 @@ class Reporter:
     def sync(self, folder: Path) -> str | None:
         """The id of the trial's MLflow run, brought up to date; None without MLflow."""
         with uninterrupted():
-            return self.tracker.sync_trial(folder, self.tags)
+            run_id = self.tracker.sync_trial(folder, self.tags)
+            if run_id:
+                self.machine.follow(run_id)
+            return run_id
 
     def settle_interrupted(self) -> None:
         with uninterrupted():
@@ -70,6 +74,7 @@ def reporting(data: DataRoot, run_id: str, log: logging.Logger) -> Iterator[Repo
             reporter.settle_interrupted()
             raise
         finally:
+            reporter.machine.end()
             reporter.news.remove()
 
 
