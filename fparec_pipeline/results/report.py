@@ -89,7 +89,8 @@ def build_report(
 ) -> Report:
     """The report; see `write_report`."""
     users = UserRanks(config, data)
-    sections = [_Section(config, data, trials, users, name) for name in config.studies]
+    fresh = _fresh(trials, config)
+    sections = [_Section(config, data, trials, users, name, fresh[name]) for name in config.studies]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -116,6 +117,19 @@ def build_report(
     return Report(html, numbers | trained)
 
 
+def _fresh(trials: pl.DataFrame, config: Config) -> dict[str, list[str]]:
+    """Study -> its datasets of which it has a trial that stands in no study before it."""
+    seen: set[tuple[str, str]] = set()
+    fresh = {}
+    for name, study in config.studies.items():
+        own = under_arm_names(trials, study, config).filter(pl.col("trained"))
+        pairs = own.select("dataset", "model").unique().iter_rows()
+        found = {(dataset, config.trained_as(dataset, arm)) for dataset, arm in pairs} - seen
+        fresh[name] = [d for d in study.datasets if any(d == dataset for dataset, _ in found)]
+        seen |= found
+    return fresh
+
+
 @dataclass(frozen=True)
 class _Section:
     """A study's part of the report."""
@@ -125,11 +139,14 @@ class _Section:
     trials: pl.DataFrame
     users: UserRanks
     name: str
+    fresh: list[str]  # the datasets whose table would not only repeat those above
 
     def content(self) -> dict[str, Any]:
         study = self.config.studies[self.name]
         own = under_arm_names(self.trials, study, self.config)
-        begun = own.filter(pl.col("trained"))["dataset"].unique().to_list()
+        done = Counter(own.filter(pl.col("trained"))["dataset"])
+        others = [dataset for dataset in study.datasets if dataset not in self.fresh]
+        whole = [d for d in others if done[d] >= len(study.arms) * len(study.seeds)]
         command = f"fparec run --study {self.name}"
         head = {
             "name": self.name,
@@ -141,16 +158,18 @@ class _Section:
                     "title": _title(d, self.config),
                     "command": f"{command} --datasets {shlex.quote(d)}",
                 }
-                for d in study.datasets
-                if d not in begun
+                for d in others
+                if d not in whole
             ],
+            "above": [_title(dataset, self.config) for dataset in whole],
         }
-        if not begun:
+        if not self.fresh:
             return head | {"blocks": []}
         table = with_intervals(
             rendered_study(self.name, self.trials, self.config, self.data), self.users
         )
-        return head | {"blocks": [self._block(table, block, own) for block in table.blocks]}
+        blocks = [block for block in table.blocks if block.dataset in self.fresh]
+        return head | {"blocks": [self._block(table, block, own) for block in blocks]}
 
     def _block(self, table: Table, block: Block, trials: pl.DataFrame) -> dict[str, Any]:
         ranks = {

@@ -51,6 +51,10 @@ def html_of(data, links=None):
     return build_report(trials_frame(data, config), data, config, links or {}).html
 
 
+def section_of(html, study):
+    return html.partition(f'<section id="{study}">')[2].partition("</section>")[0]
+
+
 def test_the_first_screen_says_who_wins_and_that_it_is_not_sure(data):
     """All arms have equal ranks: the first by name has the best median, ahead of nobody."""
     finish(data, ARMS)
@@ -146,13 +150,30 @@ def test_tables_1_and_2_have_words_and_units_for_headings_and_titles_for_names(d
 
 
 def test_each_claim_and_table_says_at_which_window(data):
-    finish(data, ["fparec"])
+    finish(data, ["fparec", "fparec_long"])
     html = html_of(data)
     assert "MovieLens 1M (n = 200), Amazon Beauty (n = 50)" in html
     assert "<h3>Amazon Beauty, n = 50</h3>" in html
-    section = html.partition('<section id="sequence_length">')[2]
+    section = section_of(html, "sequence_length")
     assert "<h3>Amazon Beauty</h3>" in section
-    assert "FPARec, middle window (n = 100)" in section
+    assert "FPARec, long window (n = 200)" in section
+
+
+def test_a_study_does_not_repeat_the_tables_above_it(data):
+    """FPARec is an arm of the studies `sequence_length` and `benchmark` too."""
+    finish(data, ["fparec"])
+    html = html_of(data)
+    assert "<h3>Amazon Beauty, n = 50</h3>" in section_of(html, "table_3")
+    for study in ("sequence_length", "benchmark"):
+        section = section_of(html, study)
+        assert "<h3>" not in section
+        assert f"<code>fparec run --study {study} --datasets beauty</code>" in section
+    finish(data, ["average"])  # Beauty is no dataset of Table 4
+    assert "<h3>Amazon Beauty, n = 50</h3>" in section_of(html_of(data), "benchmark")
+    again = 'title = "Again"\nmodels = ["fparec"]\ndatasets = ["beauty"]\nseeds = [0, 1, 2]\n'
+    (data.root / "studies.toml").write_text(f"[again]\n{again}")
+    section = section_of(html_of(data), "again")
+    assert "In the tables above: Amazon Beauty." in section and "<table" not in section
 
 
 def test_a_trial_with_damaged_ranks_has_no_interval(data, caplog):
