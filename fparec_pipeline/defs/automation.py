@@ -42,8 +42,8 @@ from fparec_pipeline.training.record import read_attempt, trial_folders
 logger = logging.getLogger(__name__)
 
 TICK = "fparec/tick"  # tags of the runs that one tick of the schedule asks for
-STAGE = "fparec/stage"
-COUNT = "fparec/count"  # how many runs the stage has
+STAGE = ".dagster/fparec_stage"  # the pages hide tags of that beginning
+COUNT = ".dagster/fparec_count"  # how many runs the stage has
 STAGES = ("prepare", "train")
 FAILURE_HOOK = "FPAREC_FAILURE_HOOK"  # environment: an address that is sent every failure
 HOOK_SECONDS = 10.0
@@ -130,9 +130,9 @@ def benchmark_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
         cron_schedule="0 3 * * 0",
         name="weekly_benchmark",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Trains the arms and seeds of the study `{SCHEDULED}` again, on every dataset "
+        description=f"Trains the arms and seeds of the study {SCHEDULED} again, on every dataset "
         "that has been prepared or trained in this data root. First each dataset is prepared "
-        "anew; the sensor `benchmark_training` then asks for the training.",
+        "anew; the sensor benchmark_training then asks for the training.",
     )
     def weekly_benchmark(
         context: dg.ScheduleEvaluationContext, workspace: Workspace
@@ -195,7 +195,7 @@ def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDe
         name="benchmark_training",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Trains the datasets that a tick of `weekly_benchmark` has prepared.",
+        description="Trains the datasets that a tick of weekly_benchmark has prepared.",
     )
     def benchmark_training(
         context: dg.SensorEvaluationContext, workspace: Workspace

@@ -101,7 +101,7 @@ def _sensor(of: Currency) -> dg.SensorDefinition:
         name=of.sensor,
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Looks every minute {of.looks_at}, and says so at the asset `{of.asset}`.",
+        description=f"Looks every minute {of.looks_at}, and says so at the asset {of.asset}.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SkipReason:
         try:
