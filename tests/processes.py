@@ -24,8 +24,8 @@ def said(process: subprocess.Popen, expected: str) -> None:
     assert line == expected, line
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    last = time.monotonic() + PATIENCE_S
+def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    last = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < last, f"waited in vain: {what}"
         time.sleep(0.05)
