@@ -41,9 +41,11 @@ from fparec_pipeline.training.record import read_attempt, trial_folders
 
 logger = logging.getLogger(__name__)
 
-TICK = "fparec/tick"  # tags of the runs that one tick of the schedule asks for
-STAGE = ".dagster/fparec_stage"  # the pages hide tags of that beginning
-COUNT = ".dagster/fparec_count"  # how many runs the stage has
+# Tags of the runs that one tick asks for. Hidden ones (`.dagster/…`) are lost where a tick is
+# launched from its page.
+TICK = "fparec/tick"
+STAGE = "fparec/stage"
+COUNT = "fparec/count"  # how many runs the stage has
 STAGES = ("prepare", "train")
 FAILURE_HOOK = "FPAREC_FAILURE_HOOK"  # environment: an address that is sent every failure
 HOOK_SECONDS = 10.0
