@@ -30,10 +30,10 @@ class DataRoot:
 
     @classmethod
     def default(cls) -> "DataRoot":
-        """The data root that the environment names, else the checkout's `data/`.
+        """The data root: `$FPAREC_DATA`, else `data/` in a checkout, else `./data`.
 
         Raises:
-            UnusableFolder: its path has a character that databases or Polars understand otherwise.
+            UnusableFolder: a character in its path has a special meaning to databases or Polars.
         """
         base = CHECKOUT if (CHECKOUT / "workspace.yaml").exists() else Path.cwd()
         root = base / "data"

@@ -30,10 +30,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(data: DataRoot | None = None) -> Config:
-    """The packaged configuration with the data root's files of the same names laid over it.
+    """Read the configuration: the packaged TOML files, and the data root's own over them.
+
+    Args:
+        data: the data root; None: `DataRoot.default()`.
 
     Raises:
-        ConfigError: a file that is no TOML, an unknown key, a value of the wrong type.
+        ConfigError: a file is not TOML, a key is unknown, or a value has the wrong type.
 
     Examples:
         >>> config = load_config()

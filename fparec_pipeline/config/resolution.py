@@ -56,10 +56,10 @@ class Config(BaseModel):
         return tuple(sorted({seed for study in self.studies.values() for seed in study.seeds}))
 
     def hyperparameters(self, dataset: str, arm: str) -> Hyperparameters:
-        """What the arm comes to on the dataset.
+        """The hyper-parameters of an arm on a dataset, with all defaults filled in.
 
         Raises:
-            ConfigError: a dataset or arm that is not there, or values that do not fit together.
+            ConfigError: there is no such dataset or arm, or its values do not fit together.
         """
         known(dataset, self.datasets, "dataset")
         known(arm, self.arms, "model")
@@ -88,7 +88,9 @@ class Config(BaseModel):
         return next(other for other in self.arms if self._layers(dataset, other) == layers)
 
     def trial(self, dataset: str, arm: str, seed: int) -> Trial:
-        """The trial with its hyper-parameters resolved, under the name it is trained as.
+        """The trial of an arm on a dataset with a seed.
+
+        Arms with the same hyper-parameters on a dataset are one trial, named after the first.
 
         Raises:
             ConfigError: as `hyperparameters`.
@@ -100,7 +102,7 @@ class Config(BaseModel):
     def trials(
         self, datasets: Iterable[str], arms: Iterable[str], seeds: Iterable[int]
     ) -> list[Trial]:
-        """All trials of the product, dataset by dataset, seed by seed, each once."""
+        """The trials of all combinations, dataset by dataset, seed by seed, each once."""
         product = (self.trial(d, a, s) for d in datasets for s in seeds for a in arms)
         return list(dict.fromkeys(product))
 

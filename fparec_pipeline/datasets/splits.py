@@ -117,7 +117,7 @@ class Splits:
     windows: Mapping[str, Window] = field(default_factory=dict)
 
     def cases(self, part: Part) -> Cases:
-        """What the part asks, ordered by user, then time."""
+        """The targets of a part with the inputs of each, ordered by user, then time."""
         if self.windows:
             return self._window_cases(part)
         items, offsets = self.train_items, self.train_offsets
@@ -149,15 +149,15 @@ class Splits:
 
 
 def make_splits(name: str, dataset: Dataset, raw_path: Path, data: DataRoot) -> Splits:
-    """The whole chain from the raw file to `data.splits(name)`, which it replaces.
+    """Make a dataset's splits from its raw file and write them to `data.splits(name)`.
 
-    Malformed rows go to `quarantine.parquet` in `data.raw(name)`. Two processes that make the same
-    splits do so one after the other.
+    Older splits are replaced. Malformed rows go to `quarantine.parquet` in `data.raw(name)`. If two
+    processes make the same splits, one waits for the other.
 
     Args:
         name: the dataset's name.
-        dataset: its configuration; `raw_path` is of its active source.
-        raw_path: as `sources.fetch_raw` returned it.
+        dataset: its configuration.
+        raw_path: the file or folder that `sources.fetch_raw` returned.
         data: where to write.
 
     Raises:

@@ -31,17 +31,17 @@ class ContractBroken(AssertionError):
 
 
 def check_mixer(h: Hyperparameters) -> None:
-    """Whether the mixer of the hyper-parameters keeps to the interface of `models.mixers`.
+    """Check that the mixer which the hyper-parameters name keeps to the interface.
 
-    Checked: shapes, finite outputs, causality, that the content of padding and the number of
-    padded positions do not matter, that users do not mix, and `last_only`.
+    `models.mixers` describes the interface. Checked are shapes, finite outputs, causality,
+    `last_only`, and that neither padding nor other users change an output.
 
     Examples:
         >>> from fparec_pipeline.config import load_config
         >>> check_mixer(load_config().hyperparameters("beauty", "fparec"))
 
     Raises:
-        ContractBroken: it does not.
+        ContractBroken: it does not; the message names the rule.
         ConfigError: it cannot be imported.
     """
     module = _prepared(build_mixer(h), h)
@@ -62,12 +62,16 @@ def check_mixer(h: Hyperparameters) -> None:
 
 
 def check_network(h: Hyperparameters, n_items: int = 30) -> None:
-    """Whether the network of the hyper-parameters keeps to `models.networks.Network`.
+    """Check that the network which the hyper-parameters name keeps to `models.networks.Network`.
 
-    Checked: as `check_mixer`, and the shape of the output weights. `n_items` is at least 2.
+    The checks are those of `check_mixer`, and the shape of the output weights.
+
+    Args:
+        h: the hyper-parameters.
+        n_items: the size of a catalogue to check it with, at least 2.
 
     Raises:
-        ContractBroken: it does not.
+        ContractBroken: it does not; the message names the rule.
         ConfigError: it cannot be imported.
     """
     network = build_network(h, n_items)

@@ -11,10 +11,10 @@ from fparec_pipeline.config.catalogue import NETWORKS, load
 
 
 class Network(nn.Module):
-    """From item sequences to hidden rows, whose products with the output weights are the scores.
+    """Maps item sequences to hidden rows; a hidden row times the output weights gives the scores.
 
     A subclass is built from (Hyperparameters, n_items) and draws its parameters from PyTorch's
-    generator. `models.contract.check_network` says whether it keeps to all of this.
+    generator. `models.contract.check_network` checks that it keeps to this interface.
     """
 
     n: int  # the window: no input is longer
@@ -22,24 +22,25 @@ class Network(nn.Module):
     def forward(self, items: Tensor, last_only: bool = False) -> Tensor:
         """The hidden row at every position, or at the last one only.
 
+        A row must depend on the items up to its position only, and not on later items, other
+        users, or the amount of padding before them. Rows at padding may be anything finite.
+
         Args:
             items: (L, b) item ids, L ≤ n, right-aligned, 0 is padding.
-            last_only: prediction needs no other position, and a network may compute no other.
+            last_only: return the last row only; the others need not be computed.
 
         Returns:
-            (L, b, d), or (1, b, d). A row depends on the items up to its position and on nothing
-            else: not on later items, other columns, or how much padding stands before them. Rows
-            at padding are unspecified but finite.
+            (L, b, d), or (1, b, d) with `last_only`.
         """
         raise NotImplementedError
 
     def output_weights(self) -> Tensor:
-        """(|V|, d): row i − 1 times a hidden row is the score of item i."""
+        """(|V|, d). Row i − 1 times a hidden row is the score of item i."""
         raise NotImplementedError
 
 
 def build_network(h: Hyperparameters, n_items: int) -> Network:
-    """The network that the hyper-parameters name, freshly initialised.
+    """Build the network that the hyper-parameters name, with newly drawn parameters.
 
     Examples:
         >>> import torch

@@ -142,7 +142,7 @@ def leaderboard(
 
     Args:
         medians: `available_medians`, perhaps with intervals.
-        dataset: only this one; None: all, one after the other.
+        dataset: only this one; None means all, one after the other.
         metric: what to sort by, one of METRICS.
 
     Raises:

@@ -52,13 +52,13 @@ def bootstrap_interval(
     """95 % percentile-bootstrap interval (Efron 1979) of the median over seeds of the mean.
 
     Users are drawn with replacement, the same ones for all seeds, and the median over seeds is
-    taken again each time. Users with equal values are interchangeable, so how often each distinct
-    column is drawn is one multinomial: the same distribution, far fewer numbers to draw.
+    taken again each time. Users with equal values are interchangeable, so it is enough to draw how
+    often each distinct column occurs (one multinomial): the same distribution, fewer numbers.
 
     Args:
         values: (seeds, users), a metric of each user.
         resamples: how many samples of users.
-        seed: of the draws; equal seeds give equal intervals.
+        seed: decides the draws; equal seeds give equal intervals.
 
     Raises:
         ValueError: no user.
@@ -108,11 +108,11 @@ def paired_p(first: np.ndarray, second: np.ndarray) -> float:
     is not used: most differences are zero, which it drops, and it tests ranks of the rest.
 
     Args:
-        first: (users,), a per-user metric averaged over seeds.
-        second: the same of the other arm, users in the same order.
+        first: (users,), a metric of each user, averaged over seeds.
+        second: the same for the other arm, users in the same order.
 
     Returns:
-        1.0 where no user differs.
+        p; 1.0 if no user differs.
 
     Examples:
         >>> first, second = np.array([1.0, 0.5, 0.0, 0.6]), np.array([0.5, 0.4, 0.0, 0.2])
@@ -143,11 +143,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(values: dict[str, np.ndarray], pairs: Iterable[Pair]) -> dict[Pair, Comparison]:
-    """Every pair whose two arms are there; Holm's correction is over those.
+    """Test pairs of arms on the same users, on the mean over seeds, with Holm's correction.
 
     Args:
-        values: arm -> (seeds, users), one metric, users in one order.
-        pairs: (first, second) arms.
+        values: arm -> (seeds, users), one metric, with the users in the same order.
+        pairs: (first, second) arms; a pair with an arm that is not in `values` is left out.
     """
     means = {arm: array.mean(axis=0) for arm, array in values.items()}
     there = [(a, b) for a, b in dict.fromkeys(pairs) if a in means and b in means]
@@ -160,22 +160,21 @@ def compare(values: dict[str, np.ndarray], pairs: Iterable[Pair]) -> dict[Pair, 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the seeds of an arm came to on the test targets of a dataset."""
+    """How the seeds of an arm ranked the test targets of a dataset."""
 
     ranks: dict[str, np.ndarray]  # "test" or "test_unseen" → (seeds, targets)
     users: np.ndarray  # (targets,) whose each is, ascending
     lists: list[pl.DataFrame]  # a seed's `beyond.lists_table`; empty where a seed has none
 
     def values(self, metric: str) -> np.ndarray:
-        """One value a user: (seeds, users), the mean of a user's targets.
+        """The metric of each user, the mean over the user's targets: (seeds, users).
 
         Args:
-            metric: of the test, "test/ndcg_at_10" or "test_unseen/novelty_at_10" and so on; of
-                those beyond accuracy one of `beyond.PER_TARGET`. Users without a value are left
-                out, and all are where a seed has no lists.
+            metric: such as "test/ndcg_at_10" or "test_unseen/novelty_at_10". Users without a
+                value are left out; for metrics of lists, all are if a seed has no lists.
 
         Raises:
-            ValueError: no such metric, or one of all lists together.
+            ValueError: no such metric, or it has one value for all users together (coverage).
         """
         ranking, _, name = metric.rpartition("/")
         ranks = self.ranks[ranking or "test"]
@@ -190,14 +189,17 @@ class Outcomes:
 def read_tested(
     dataset: str, arm: str, seeds: Sequence[int], config: Config, data: DataRoot
 ) -> Outcomes:
-    """The ranks and lists of finished trials.
+    """Read the ranks and lists of an arm's finished trials.
 
     Args:
-        arm: a configured arm, under whatever name it was trained, or an untrained reference.
+        dataset: whose trials.
+        arm: a configured arm or an untrained reference.
         seeds: each must have finished.
+        config: says under which name the arm was trained.
+        data: where the trials are.
 
     Raises:
-        TrialCorrupt: files are missing or damaged, or the seeds are of different users.
+        TrialCorrupt: files are missing or damaged, or the seeds ranked different users.
     """
     frames, lists = [], []
     for seed in seeds:

@@ -74,9 +74,9 @@ def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> 
     """One row per finished trial, one column per entry of SCHEMA (METRICS among them).
 
     Args:
-        data: whose trial folders are read.
-        config: decides what is stale.
-        dataset: only this one's; None: all.
+        data: the data root.
+        config: decides which trials are stale.
+        dataset: only trials of this dataset; None means all.
 
     A folder whose `trial.json` cannot be read is left out, with a warning: the tables then show a
     gap. Files beside `trial.json` are not read.

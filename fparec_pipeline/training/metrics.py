@@ -49,11 +49,11 @@ NAMES = [f"{ranking}/{metric}" for ranking in RANKINGS for metric in METRICS]
 
 
 def per_target(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """The metric of each target; any shape, float64.
+    """The metric's value for each target, as float64 of the shape of `ranks`.
 
     Args:
-        ranks: counted from 1, whole numbers of any width.
-        metric: one of METRICS, with or without its ranking ("test/") before it.
+        ranks: whole numbers from 1, of any shape and width.
+        metric: a name in METRICS, with or without a ranking before it ("test/ndcg_at_10").
 
     Raises:
         ValueError: no such metric.
@@ -82,12 +82,12 @@ def by_user(values: np.ndarray, users: np.ndarray) -> np.ndarray:
 
 
 def metrics_from_ranks(ranks: np.ndarray, users: np.ndarray | None = None) -> dict[str, float]:
-    """The means over users of all METRICS.
+    """All METRICS, each as the mean over users.
 
     Args:
         ranks: (targets,).
-        users: (targets,) whose they are: a user's targets are averaged first, so that users weigh
-            alike. None: each is another user's.
+        users: (targets,) the user of each target; a user's targets are averaged first, so that
+            all users have the same weight. None means that each target has its own user.
 
     Examples:
         >>> metrics_from_ranks(np.array([1, 3, 11, 60]))["hr_at_10"]

@@ -113,7 +113,7 @@ class Outcome:
 
 
 class Observer(Protocol):
-    """Who is told while a trial trains; exceptions it raises end the training."""
+    """Is told of epochs and checkpoints while a trial trains; an exception ends the training."""
 
     def on_epoch(self, progress: Progress) -> None: ...
     def on_checkpoint(self, folder: Path) -> None: ...
@@ -159,7 +159,17 @@ def run_trial(
     retrain: bool = False,
     observer: Observer | None = None,
 ) -> TrialRecord:
-    """Train, evaluate and record one trial, or return the intact record of the same fingerprint.
+    """Train, evaluate and record one trial; if it is finished already, return its record.
+
+    An interrupted trial resumes from its last checkpoint.
+
+    Args:
+        trial: from `Config.trial`.
+        splits: of the trial's dataset.
+        data: the data root, where the trial's folder is.
+        device: "auto", "cpu", "cuda" or "mps".
+        retrain: train it even if it is finished.
+        observer: is told of every epoch and checkpoint.
 
     Raises:
         TrialLocked: another process is training this trial.
