@@ -1,7 +1,7 @@
-"""What the pipeline is to survive, and the page that says with how many injected faults it did.
+"""The faults that the pipeline must survive, and the page that shows how often it was tested.
 
-`FAULTS` names what must hold. A test that injects such a fault is marked `fault("<key>")`, wherever
-it stands. `make reliability` runs them all and writes docs/reliability.md from what happened.
+`FAULTS` names each fault and what is expected. A test in any file that injects it is marked
+`fault("<key>")`. `make reliability` runs these tests and writes docs/reliability.md.
 """
 
 import ast
@@ -15,81 +15,82 @@ HEADER = "| fault | what must hold | tests | faults injected | outcome |"
 FAULTS = {
     "killed": (
         "`kill -9` of a training process, then the same command again",
-        "the final weights, ranks and metrics are those of an undisturbed run, bit by bit; no "
+        "final weights, ranks and metrics are bit for bit those of an undisturbed run; no "
         "half-written file is read",
     ),
     "soak": (
-        "200 tiny trials on two workers, which are killed at random moments",
-        "200 results, each the undisturbed one; none twice, none lost",
+        "200 tiny trials on two workers that are killed at random moments",
+        "200 results, each equal to that of an undisturbed run; none twice, none lost",
     ),
     "parent": (
         "`kill -9` of the parent of `fparec run --jobs 2`",
-        "no orphan trains on; the next call settles what MLflow and Dagster show as running, and "
-        "resumes",
+        "no orphaned process continues; the next call marks what MLflow and Dagster show as "
+        "running as ended, and resumes",
     ),
     "engine": (
-        "a run's process is killed; two processes launch one run; another process cancels a run; "
-        "the command that serves the queue is killed; a daemon serves it already; two data roots "
-        "share one Dagster database",
-        "the run fails in one line and the others go on; it is started once; it ends and says so; "
-        "another command goes on serving the queue; the daemon starts the runs; nobody settles a "
-        "run of the other data root",
+        "a run's process is killed; two processes launch the same run; another process cancels a "
+        "run; the command that works off the queue is killed; a daemon already works it off; two "
+        "data roots share one Dagster database",
+        "the run fails with one line and the others continue; the run is started once; it ends and "
+        "says so; another command works off the queue; the daemon starts the runs; runs of the "
+        "other data root are left alone",
     ),
     "cluster": (
         "on a Ray cluster of two nodes: `kill -9` of a trial's process, Ctrl-C of the command, "
         "`kill -9` of a node's raylet",
-        "the trial is resumed and ends; lock and slot are free and MLflow says KILLED; the orphan "
-        "and its successor never write one trial both",
+        "the trial is resumed and finishes; lock and slot are free and MLflow says KILLED; the "
+        "orphaned process and the new run never both write the trial",
     ),
     "cancelled": (
         "a run is cancelled in Dagster's page",
-        "training stops within seconds, the lock and the pool's slot are free, MLflow says KILLED",
+        "training stops within seconds, lock and slot are free, MLflow says KILLED",
     ),
     "disk": (
         "the disk is full during download, splits, checkpoint, or MLflow's write",
-        "a clear error that names the path; earlier results are intact; it works once there is "
-        "space",
+        "a clear error names the path; earlier results are intact; it works once there is space "
+        "again",
     ),
     "download": (
-        "an answer cut short, wrong bytes, HTTP 500, a redirect to another host, a stalled server, "
-        "an endless answer",
-        "never accepted; tried again or refused with the reason; the old file stays",
+        "a download that is cut short, has wrong bytes, answers HTTP 500, redirects to another "
+        "host, stalls, or never ends",
+        "never accepted: tried again, or refused with the reason; the old file stays",
     ),
     "archive": (
         "zip members with `../` or absolute paths, zip and gzip bombs, garbage, truncation",
         "refused, nothing written outside",
     ),
     "rows": (
-        "malformed rows and files that are no data",
-        "counted and set aside, or a clear error; never a traceback from inside Polars, never a "
-        "silently smaller dataset",
+        "malformed rows, and files that contain no data",
+        "rows are counted and set aside, or there is a clear error; never a traceback from inside "
+        "Polars, never a silently smaller dataset",
     ),
     "mlflow": (
-        "MLflow out of reach at the start, in the middle, at the end; SQLite locked by another "
-        "writer; eight trials at once",
-        "training goes on, nothing is lost, `fparec sync` completes it",
+        "MLflow is out of reach at the start, in the middle, at the end; SQLite is locked by "
+        "another writer; eight trials log at once",
+        "training continues, nothing is lost, `fparec sync` completes MLflow",
     ),
     "same": (
-        "two processes are asked for the same trial",
-        "one trains, the other waits or says so; one result",
+        "two processes are asked to train the same trial",
+        "one trains, the other waits or says so; there is one result",
     ),
     "bits": (
-        "flipped bits in checkpoint, splits, and a trial's files",
-        "found by checksum and named; never a wrong number in a table",
+        "flipped bits in a checkpoint, in splits, in a trial's files",
+        "the checksum finds them and the file is named; never a wrong number in a table",
     ),
     "configuration": (
-        "unknown keys, wrong types, n = 0, k > n, names that are not there",
-        "an error that names the file, the key, what is allowed and the nearest match",
+        "a configuration with unknown keys, wrong types, n = 0, k > n, or unknown names",
+        "an error names the file, the key, what is allowed and the nearest match",
     ),
     "diverged": (
         "the loss becomes NaN",
-        "the trial fails with its epoch and arm; the others go on",
+        "the trial fails and names epoch and model; the others continue",
     ),
     "memory": (
-        "memory runs out on the GPU (shown on a CPU, whose allocator fails at a limit of the "
-        "process's address space; never run on CUDA)",
-        "the block size is halved once, said and recorded, and training goes on from the last "
-        "checkpoint; a second time the trial fails with its epoch and arm; the others go on",
+        "memory runs out on the GPU (tested on a CPU by limiting the process's address space; "
+        "never on CUDA)",
+        "the first time, the block size is halved, which is printed and recorded, and training "
+        "continues from the last checkpoint; the second time, the trial fails and names epoch and "
+        "model; the others continue",
     ),
 }
 
@@ -112,7 +113,7 @@ def _fault(decorator: ast.expr) -> str | None:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Fault, what must hold, and its tests, as the page shows them."""
+    """Fault, what is expected, and its tests, as the page shows them."""
     tests = fault_tests()
     return [
         (*FAULTS[key], "<br>".join(f"`{name}`" for name in tests.get(key, [])) or "none yet")
