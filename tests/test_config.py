@@ -45,6 +45,7 @@ def test_hyperparameters_are_defaults_then_the_datasets_then_the_arms(load):
     datasets = tomllib.loads((FILES / "datasets.toml").read_text(encoding="utf-8"))
     config = load()
     switches = {
+        "mixer": None,  # of other networks
         "network": "mixer_blocks",
         "loss": "cross_entropy",
         "negatives": 1,

@@ -141,19 +141,25 @@ def sentences(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "ties",
-                f"{found['ties']:.1%} of the interactions have the time of their user's one "
-                "before: their order is the file's",
+                f"{found['ties']:.1%} of the interactions happened at the same time as their "
+                "user's previous one; the order in the file decides",
             )
         )
-    lines.append(("repeats", f"{found['repeats']:.1%} are of an item that the user had before"))
+    repeats = (
+        f"{found['repeats']:.1%} of the interactions are with an item that the user had before"
+    )
+    lines.append(("repeats", repeats))
     if "duplicates" in found:
-        lines.append(("duplicates", f"{found['duplicates']:.1%} repeat user, item and time"))
-    cold = f"leave_one_out: {found['leave_one_out_cold_items']:.1%} of the test targets are cold"
+        duplicates = f"{found['duplicates']:.1%} of the interactions repeat user, item and time"
+        lines.append(("duplicates", duplicates))
+    cold = (
+        f"leave_one_out: {found['leave_one_out_cold_items']:.1%} of the test targets are cold items"
+    )
     if "temporal_users" in found:
         cold += (
             f"; temporal: {found['temporal_users']:,} users have a test target, "
-            f"{found['temporal_cold_items']:.1%} of these are cold items, "
-            f"{found['temporal_cold_users']:.1%} are of users without training"
+            f"{found['temporal_cold_items']:.1%} of the targets are cold items, "
+            f"{found['temporal_cold_users']:.1%} of these users have no training"
         )
     lines.append(("cold start", cold))
     if "leak" in found:
@@ -161,24 +167,23 @@ def sentences(found: dict[str, Any]) -> list[tuple[str, str]]:
             (
                 "leak",
                 f"leave_one_out: {found['leak']:.1%} of the test targets are earlier than "
-                f"training's last interaction; the median target is followed by "
-                f"{found['leak_median']:.1%} of training",
+                f"training's last interaction; {found['leak_median']:.1%} of training is later "
+                "than the median target",
             )
         )
         lines.append(
             (
                 "drift",
-                f"{found['drift']:.0%} of the interactions would have to be of other items for "
-                f"the second half to be like the first; {found['new_items']:.1%} of the last "
-                "tenth are of items that were not there before",
+                f"{found['drift']:.0%} of the second half would need another item to be like the "
+                f"first half; {found['new_items']:.1%} of the last tenth are with new items",
             )
         )
     if "transitions" in found:
         lines.append(
             (
                 "order",
-                f"the transitions row has NDCG@10 {found['transitions']:.4f}, and "
-                f"{found['transitions_shuffled']:.4f} when its training is shuffled",
+                f"the untrained row Transitions has NDCG@10 {found['transitions']:.4f}, and "
+                f"{found['transitions_shuffled']:.4f} with each history in training shuffled",
             )
         )
     return lines

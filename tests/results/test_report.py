@@ -258,6 +258,6 @@ def test_a_kept_audit_is_shown_and_who_has_none_says_how_to_make_one(data):
     data_hash = json.loads((folder / "stats.json").read_text())["data_hash"]
     (folder / KEPT).write_text(json.dumps({"data_hash": data_hash, "audit": found}))
     section = html_of(data).partition('<section id="audit">')[2].partition("</section>")[0]
-    assert "33.3% are of an item that the user had before" in section
-    assert "NDCG@10 0.2500, and 0.1250 when its training is shuffled" in section
+    assert "33.3% of the interactions are with an item that the user had before" in section
+    assert "NDCG@10 0.2500, and 0.1250 with each history in training shuffled" in section
     assert "Not audited" not in section
