@@ -1,4 +1,4 @@
-"""A mixer of one's own: attention whose weight falls off with the distance, at a learned rate."""
+"""A mixer of your own: attention whose weight decays with the distance, at a learned rate."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from fparec_pipeline.models.mixers import PositionalMixer
 
 
 class Decay(PositionalMixer):
-    """a_ij = exp(−softplus(r)·(i − j)): one learned number r in the place of PARec's matrix R.
+    """a_ij = exp(−softplus(r)·(i − j)): one learned number r instead of PARec's matrix R.
 
     `PositionalMixer` does the masked softmax, the value projection and the dropout.
     """

@@ -1,4 +1,4 @@
-"""`fparec dataset check` and `add`: an own file, before the first run.
+"""`fparec dataset check` and `add`: a file of your own, before the first run.
 
 Here belong the questions and what is printed. Guessing and reading a file belong to `datasets/`.
 """
