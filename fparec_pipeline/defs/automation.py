@@ -58,24 +58,24 @@ def jobs(config: Config) -> dict[str, AssetJob]:
             "prepare_data",
             selection=["raw", "splits", "references"],
             description="Fetches a dataset, splits it, checks the splits and ranks the untrained "
-            "references. One run a dataset.",
+            "references. One run for each dataset.",
         ),
         dg.define_asset_job(
             "render_medians",
             selection=["trials", "medians", "leaderboard"],
             description="Collects the finished trials of a dataset, takes the medians and renders "
-            "the leaderboard. One run a dataset; trains nothing.",
+            "the leaderboard, without training. One run for each dataset.",
         ),
         dg.define_asset_job(
             "render_tables",
             selection=[*table_names(config), "report"],
-            description="Renders every table and the report from the collected trials; trains "
-            "nothing.",
+            description="Renders all tables and the report from the collected trials, without "
+            "training.",
         ),
         dg.define_asset_job(
             "render_figures",
             selection=list(ARMS),
-            description="Draws the paper's figures of a dataset's weights; trains nothing.",
+            description="Draws the paper's figures of a dataset's weights, without training.",
         ),
     ]
     for name, study in config.studies.items():
@@ -83,7 +83,7 @@ def jobs(config: Config) -> dict[str, AssetJob]:
             dg.define_asset_job(
                 study_job_name(name),
                 selection=dg.AssetSelection.assets(*study_keys(config, name)),
-                description=f"Trains the arms of: {study.title}. A trial that is there is reused.",
+                description=f"Trains the arms of: {study.title}. Finished trials are reused.",
             )
         )
     studied = {key for name in config.studies for key in study_keys(config, name)}
@@ -92,7 +92,7 @@ def jobs(config: Config) -> dict[str, AssetJob]:
             dg.define_asset_job(
                 OTHER_ARMS,
                 selection=dg.AssetSelection.assets(*others),
-                description="Trains arms that no study names. A trial that is there is reused.",
+                description="Trains arms that are in no study. Finished trials are reused.",
             )
         )
     return {job.name: job for job in made}

@@ -35,7 +35,7 @@ def data_assets(config: Config) -> list[dg.AssetsDefinition]:
         kinds={"file"},
         owners=["team:data"],
         code_version="1",
-        description="The dataset's file as its publisher has it: downloaded, checked, kept.",
+        description="The dataset's file as published: downloaded, checked, kept.",
     )
     @explained
     def raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:

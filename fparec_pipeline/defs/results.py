@@ -80,8 +80,8 @@ def _trials_asset(config: Config) -> dg.AssetsDefinition:
         deps=[*training_keys(config), "references"],
         kinds={"polars"},
         check_specs=check_specs(TRIAL_CHECKS, "trials"),
-        description="All finished trials of a dataset as one frame, a row a trial, read from their "
-        "folders. Every result is made of it.",
+        description="All finished trials of a dataset as one frame, one row for each, read from "
+        "their folders. Every result is made from it.",
     )
     @explained
     def trials(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
@@ -172,7 +172,7 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
         deps=deps,
         group_name="tables",
         kinds={"polars", "mlflow"},
-        description=f"{title}, ours beside the paper's.",
+        description=f"{title} (with the paper's numbers, if it has any).",
     )
     @explained
     def table(workspace: Workspace) -> dg.MaterializeResult:
@@ -195,7 +195,7 @@ def _figure_asset(config: Config, name: str) -> dg.AssetsDefinition:
         kinds={"matplotlib"},
         owners=["team:research"],
         code_version="1",
-        description=f"{FIGURES[name]}. What has not been trained is a gap that says so.",
+        description=f"{FIGURES[name]}. A missing trial is a gap that names the command to run.",
     )
     @explained
     def figure(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:

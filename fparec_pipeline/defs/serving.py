@@ -96,7 +96,7 @@ def _champion_asset(config: Config) -> dg.AssetsDefinition:
                 "validation than the one before. Where it is, the one before stays.",
             ),
         ],
-        description="The arm with the best validation median, its best seed, trained once more on "
+        description="The arm with the best validation median: its best seed, trained once more on "
         "all interactions and registered in MLflow as `fparec-<dataset>`.",
     )
     @explained
@@ -333,8 +333,8 @@ def refresh_job() -> AssetJob:
         REFRESH,
         selection=["raw", "splits", "references", "champion", "recommendations"],
         config={"ops": {"champion": {"config": {"refresh": True}}}},
-        description="Newer data: splits anew, trains the champion's arm on them, promotes it when "
-        "it is not significantly worse than the champion on the new validation, and recommends.",
+        description="Makes the splits again from newer data, trains the champion's arm on them, "
+        "promotes it unless it is significantly worse on the new validation, and recommends.",
     )
 
 

@@ -48,8 +48,8 @@ class TrainConfig(dg.Config):
 
     retrain: bool = Field(
         default=False,
-        description="Train again even though the trial is there. Without it a finished trial of "
-        "the same configuration, code and data is reused: the run then ends in seconds.",
+        description="Train again even if the trial is finished. Without it, a finished trial of "
+        "the same configuration, code and data is reused, and the run ends in seconds.",
     )
 
 
@@ -166,8 +166,8 @@ def _training_asset(
         backfill_policy=dg.BackfillPolicy.multi_run(seeds) if seeds > 1 else None,
         output_required=False,  # a run of several trials tells of each by itself
         description=f"{title}\n\nOne partition is one trial: trained with early stopping on "
-        "validation NDCG@10, then every user's target is ranked against all items. A trial that is "
-        "there is reused; `retrain` trains it again.",
+        "validation NDCG@10, then every user's target is ranked against all items. A finished "
+        "trial is reused; `retrain` trains it again.",
     )
     def trained(
         context: dg.AssetExecutionContext, config: TrainConfig, workspace: Workspace
@@ -307,8 +307,8 @@ def reference_asset(config: Config) -> dg.AssetsDefinition:
         kinds={"numpy"},
         owners=["team:research"],
         code_version=str(TRAINING_VERSION),
-        description="What no training at all achieves: popularity, the last ten items, first-order "
-        "transitions.",
+        description="What is achieved without training: popularity, the last ten items, "
+        "first-order transitions.",
     )
     @explained
     def references(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
