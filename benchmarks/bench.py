@@ -138,7 +138,10 @@ class Contest:
                 worker.stop()
 
     def _prepare(self, name: str, worker: Worker) -> None:
-        """Start a worker and let it do its first batches, which do not count."""
+        """Start a worker and let it do its first batches, which do not count.
+
+        How many batches make a turn is asked of the second ones: in the first, some compile.
+        """
         row = self.rows[name]
         self.workers[name] = worker
         worker.ready()
@@ -146,10 +149,11 @@ class Contest:
         row.threads = worker.facts["threads"]
         first = WARM_UP_BATCHES if name in self.peers else 1
         answer = worker.order(f"train {first}")
+        self.turn[name] = 1
         if name in self.peers:
             row.losses.append(answer["loss"])
-        goal = TURN_SECONDS * first / answer["seconds"]
-        self.turn[name] = max(1, round(goal)) if name in self.peers else 1
+            seconds = worker.order(f"train {first}")["seconds"]
+            self.turn[name] = max(1, round(TURN_SECONDS * first / seconds))
 
     def run(self) -> None:
         """All rounds; then memory, and the end of every process but RecBole's."""
