@@ -28,6 +28,7 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.medians import available_medians, medians_path, with_intervals
 from fparec_pipeline.results.medians import leaderboard as ranked
 from fparec_pipeline.results.paper_figures import ARMS, FIGURES, draw, write
+from fparec_pipeline.results.shown import digests
 from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.study_table import escaped, leaderboard_markdown
 from fparec_pipeline.results.tables import render, table_names
@@ -88,6 +89,8 @@ def _trials_asset(config: Config) -> dg.AssetsDefinition:
         dataset, data = context.partition_key, workspace.data
         frame = write_trials(data, config, dataset)
         return dg.MaterializeResult(
+            # Collected again with nothing new, it makes nothing downstream look out of date.
+            data_version=dg.DataVersion(digests(frame).get(dataset, "none")),
             check_results=check_results(TRIAL_CHECKS, frame, data),
             metadata={
                 "dagster/column_schema": column_schema(frame),

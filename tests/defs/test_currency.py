@@ -9,6 +9,7 @@ from trial_folders import make_attempt, write_finished, write_splits
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
+from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.currency import REPORT, SPLITS, currency_checks, currency_sensors
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.paths import DataRoot
@@ -94,3 +95,24 @@ def test_the_page_says_that_the_report_lacks_a_trial_or_shows_one_that_became_st
     assert not checked(REPORT, workspace).passed
     render()
     assert checked(REPORT, workspace).passed
+
+
+def test_trials_collected_again_with_nothing_new_have_the_same_data_version(tmp_path):
+    """So what was rendered from them does not look out of date."""
+    data = tiny_root(tmp_path)
+    definitions = build_defs(load_config(data), {"workspace": Workspace(data_root=str(data.root))})
+    job = definitions.get_repository_def().get_job("render_medians")
+
+    def version():
+        with dg.instance_for_test() as instance:
+            done = job.execute_in_process(
+                asset_selection=[dg.AssetKey("trials")], partition_key="tiny", instance=instance
+            )
+        (event,) = done.asset_materializations_for_node("trials")
+        return event.tags["dagster/data_version"]
+
+    empty = version()
+    write_finished(data, make_attempt(load_config(data), "tiny", "fparec", 0))
+    first = version()
+    assert first != empty
+    assert version() == first
