@@ -1,8 +1,8 @@
 """The tables of docs/results.md; `fparec results tables` prints them.
 
 Three kinds, for each dataset and its models that have all seeds, FPARec among them: seeds, medians,
-intervals and paired tests; validation by epoch; and what the medians would be had 10,000 users been
-drawn, as the paper did.
+intervals and paired tests; validation by epoch; and, where there are more than 10,000 users, what
+the medians would be had 10,000 been drawn, as the paper did.
 
 Here belongs what only that page shows. A study's table belongs to `study_table.py`.
 """
@@ -53,7 +53,8 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
         for metric, heading in COLUMNS.items():
             yield f"### {title}: {heading}\n\n{tests(dataset, metric, seeds, config, users)}"
         yield f"### {title}: validation HR@10\n\n{by_epoch(dataset, seeds, config, data)}"
-        yield f"### {title}: had users been drawn\n\n{drawn(dataset, seeds, config, users)}"
+        if table := drawn(dataset, seeds, config, users):
+            yield f"### {title}: had users been drawn\n\n{table}"
 
 
 def tests(
@@ -110,7 +111,10 @@ def _best_until(history: pl.DataFrame, epoch: int) -> float:
 
 
 def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users: UserRanks) -> str:
-    """A row a model: HR@10, median over seeds, of users drawn anew for each seed."""
+    """A row a model: HR@10, median over seeds, of users drawn anew for each seed.
+
+    Empty where a dataset has no more users than the paper drew: it then took all.
+    """
     generator = np.random.default_rng(0)
     lines = []
     for arm in (arm for arm in seeds if arm not in REFERENCES):
@@ -120,10 +124,12 @@ def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users
         hits = tested.values("test/hr_at_10")
         # Of a drawn set only its number of hits counts: hypergeometric.
         total, count = hits.shape[1], hits.sum(axis=1).astype(int)
+        if total <= DRAWN_USERS:
+            return ""
         samples = generator.hypergeometric(
-            count, total - count, min(DRAWN_USERS, total), size=(DRAWS, len(hits))
+            count, total - count, DRAWN_USERS, size=(DRAWS, len(hits))
         )
-        medians = np.median(samples, axis=1) / min(DRAWN_USERS, total)
+        medians = np.median(samples, axis=1) / DRAWN_USERS
         low, high = np.quantile(medians, (0.025, 0.975))
         printed = config.paper["table_3"].get(dataset, {}).get(arm, {}).get("hr_at_10")
         lines.append(
