@@ -14,7 +14,7 @@ from fparec_pipeline.config import FILES, Config
 from fparec_pipeline.results.forest import Estimate, Forest, forest
 from fparec_pipeline.results.medians import COLUMNS, available_medians, leaderboard, with_intervals
 from fparec_pipeline.results.significance import UserRanks
-from fparec_pipeline.results.winner import HEADLINE, Winner, sentence, winner
+from fparec_pipeline.results.winner import HEADLINE, Winner, listed, sentence, winner
 
 SHOWN = 16  # rows of a forest plot: the best ones
 NEAR = 0.5  # an untrained reference below this part of the worst model is not drawn
@@ -41,7 +41,8 @@ class Card:
     own: bool
     winner: Winner | None
     name: str  # the winner's, as printed
-    level: tuple[str, ...]  # not significantly behind it
+    level: str  # names of the models that it is not significantly ahead of
+    above: str  # names of those that are higher, of fewer seeds
     answer: str
     origin: str  # "published", "trained here", or how many of each
     rows: tuple[Row, ...]
@@ -66,7 +67,8 @@ def _card(
     dataset: str, medians: pl.DataFrame, trials: pl.DataFrame, config: Config, users: UserRanks
 ) -> Card:
     found = winner(medians, dataset, users)
-    level = found.not_ahead_of if found else ()
+    above = found.provisional_above if found else ()
+    level = [arm for arm in found.not_ahead_of if arm not in above] if found else []
     frame = leaderboard(medians, dataset)
     rows = []
     for row in frame.iter_rows(named=True):
@@ -106,7 +108,8 @@ def _card(
         own=dataset not in _packaged(),
         winner=found,
         name=config.titles.get(found.arm, found.arm) if found else "",
-        level=tuple(config.titles.get(arm, arm) for arm in level),
+        level=listed(level, config.titles),
+        above=listed(above, config.titles),
         answer=sentence(found, config.titles) if found else "No model has been trained here.",
         origin=_origin(trials.filter(pl.col("dataset") == dataset, pl.col("trained"))),
         rows=tuple(rows),

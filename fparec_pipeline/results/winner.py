@@ -8,7 +8,7 @@ Here belong the winner and its rivals. Which trial is served belongs to `serving
 asks validation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Winner:
     seeds: tuple[int, ...]
     provisional: bool
     published: bool
-    margin: float | None  # its median minus the next best; None where it is alone
+    margin: float | None  # its median minus the next one below; None where there is none
     rivals: tuple[Rival, ...]  # best first
     untrained_above: tuple[str, ...]  # references whose value is at least as good
 
@@ -62,6 +62,11 @@ class Winner:
     def sure(self) -> bool:
         """Whether it is significantly ahead of every other trained model, of which there is one."""
         return bool(self.rivals) and all(rival.beaten for rival in self.rivals)
+
+    @property
+    def provisional_above(self) -> tuple[str, ...]:
+        """Models with a higher median, of fewer seeds: those cannot win."""
+        return tuple(rival.arm for rival in self.rivals if rival.median > self.median)
 
     @property
     def not_ahead_of(self) -> tuple[str, ...]:
@@ -90,6 +95,7 @@ def winner(
         return None
     best = next((row for row in trained if not row["provisional"]), trained[0])
     others = [row for row in trained if row is not best]
+    below = [row[metric] for row in others if row[metric] <= best[metric]]
     return Winner(
         dataset=dataset,
         metric=metric,
@@ -99,7 +105,7 @@ def winner(
         seeds=tuple(best["seeds"]),
         provisional=best["provisional"],
         published=best["published"],
-        margin=best[metric] - others[0][metric] if others else None,
+        margin=best[metric] - below[0] if below else None,
         rivals=tuple(_rivals(best, others, users, metric)),
         untrained_above=tuple(
             row["model"] for row in rows if not row["trained"] and row[metric] >= best[metric]
@@ -141,23 +147,32 @@ def sentence(found: Winner, titles: Mapping[str, str]) -> str:
     """
     name = titles.get(found.arm, found.arm)
     heading = COLUMNS.get(found.metric, found.metric)
-    words = f"{name} has the best {heading}: {found.median:.4f}"
+    above = found.provisional_above
+    of = "Of the models with all seeds, " if above else ""
+    words = f"{of}{name} has the best {heading}: {found.median:.4f}"
     if found.interval:
         words += f" [{found.interval[0]:.4f}, {found.interval[1]:.4f}]"
     words += f" (seeds {', '.join(map(str, found.seeds))})."
     if found.provisional:
         words += " Provisional: fewer than three seeds."
-    ahead = [rival.title for rival in found.rivals if rival.beaten]
     if not found.rivals:
         words += " No other model has been trained."
     elif found.sure:
         words += f" It is significantly ahead of every other model, by {found.margin:.4f} or more."
     else:
-        level = [titles.get(arm, arm) for arm in found.not_ahead_of]
-        words += f" Not significantly ahead of {', '.join(level)}."
-        if ahead:
-            words += f" Significantly ahead of {', '.join(ahead)}."
+        level = [arm for arm in found.not_ahead_of if arm not in above]
+        for lead, arms in (
+            ("Higher, but with fewer seeds: ", above),
+            ("Not significantly ahead of ", level),
+            ("Significantly ahead of ", [rival.arm for rival in found.rivals if rival.beaten]),
+        ):
+            words += f" {lead}{listed(arms, titles)}." if arms else ""
     if found.untrained_above:
-        above = ", ".join(titles.get(name, name) for name in found.untrained_above)
-        words += f" Untrained and at least as good: {above}."
+        words += f" Untrained and at least as good: {listed(found.untrained_above, titles)}."
     return words
+
+
+def listed(arms: Iterable[str], titles: Mapping[str, str]) -> str:
+    """The arms' names one after the other, whether or not a name has a comma in it."""
+    names = [titles.get(arm, arm) for arm in arms]
+    return ("; " if any("," in name for name in names) else ", ").join(names)

@@ -9,7 +9,7 @@ from trial_folders import make_attempt, write_finished, write_splits
 from fparec_pipeline.results.medians import available_medians
 from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.trials import trials_frame
-from fparec_pipeline.results.winner import sentence, winner
+from fparec_pipeline.results.winner import listed, sentence, winner
 from fparec_pipeline.training.record import RANKS, RECORD, sha256
 
 NDCG = "test/ndcg_at_10"
@@ -74,7 +74,18 @@ def test_a_model_with_few_seeds_wins_only_where_no_other_has_enough(data, config
     assert (answer.arm, answer.provisional) == ("parec", True)
     assert "Provisional" in sentence(answer, config.titles)
     finish(data, config, "sasrec", 0.05, ranks)
-    assert found(data, config).arm == "sasrec"
+    answer = found(data, config)
+    assert (answer.arm, answer.provisional_above, answer.margin) == ("sasrec", ("parec",), None)
+    words = sentence(answer, config.titles)
+    assert words.startswith("Of the models with all seeds, SASRec has the best")
+    assert "Higher, but with fewer seeds: PARec." in words
+
+
+def test_names_with_a_comma_are_listed_by_semicolons():
+    titles = {"fparec": "FPARec", "wide": "FPARec, d = 128"}
+    assert listed(["fparec"], titles) == "FPARec"
+    assert listed(["fparec", "other"], titles) == "FPARec, other"
+    assert listed(["fparec", "wide"], titles) == "FPARec; FPARec, d = 128"
 
 
 def test_an_untrained_row_that_is_as_good_is_named(data, config):
