@@ -22,6 +22,7 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.training.record import (
     LOCK,
     RECORD,
@@ -111,8 +112,6 @@ def trainer(folder: Path) -> psutil.Process:
 def mlflow_statuses(data: DataRoot) -> list[str]:
     from mlflow import MlflowClient
 
-    from fparec_pipeline.tracking import default_uri
-
     client = MlflowClient(tracking_uri=default_uri(data))
     experiment = client.get_experiment_by_name("fparec")
     if experiment is None:
@@ -156,20 +155,17 @@ def test_a_run_that_is_interrupted_frees_lock_and_slot_and_mlflow_says_killed(
 ):
     place = Place(tmp_path, cluster, 1_000_000).prepare()
     folder = place.data.trial("tiny", "fparec", 0)
+    Tracker(None, place.data).initialise()  # else the look at MLflow makes its tables too
     command = place.start(*RUN, "fparec")
-    wait_until(lambda: mlflow_known(place.data) == ["RUNNING"], "MLflow knows that it trains")
+    wait_until(lambda: mlflow_statuses(place.data) == ["RUNNING"], "MLflow knows that it trains")
     process = trainer(folder)
     command.send_signal(signal.SIGINT)
     harm()
     assert command.wait(PATIENCE_S) == 130
     wait_until(lambda: not process.is_running(), "the trial's process has ended")
     assert not is_locked(folder)
-    wait_until(lambda: mlflow_known(place.data) == ["KILLED"], "MLflow says so")
+    wait_until(lambda: mlflow_statuses(place.data) == ["KILLED"], "MLflow says so")
     wait_until(lambda: place.runs()[0].status == dg.DagsterRunStatus.CANCELED, "Dagster says so")
-
-
-def mlflow_known(data: DataRoot) -> list[str]:
-    return mlflow_statuses(data) if (data.mlflow / "mlflow.db").exists() else []
 
 
 @pytest.mark.fault("cluster")
