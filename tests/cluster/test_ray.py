@@ -22,7 +22,7 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.tracking import Tracker, default_uri
+from fparec_pipeline.tracking import default_uri
 from fparec_pipeline.training.record import (
     LOCK,
     RECORD,
@@ -155,8 +155,9 @@ def test_a_run_that_is_interrupted_frees_lock_and_slot_and_mlflow_says_killed(
 ):
     place = Place(tmp_path, cluster, 1_000_000).prepare()
     folder = place.data.trial("tiny", "fparec", 0)
-    Tracker(None, place.data).initialise()  # else the look at MLflow makes its tables too
     command = place.start(*RUN, "fparec")
+    # By then MLflow's tables are there: two that make them at once disturb one another.
+    wait_until(lambda: is_locked(folder), "it trains")
     wait_until(lambda: mlflow_statuses(place.data) == ["RUNNING"], "MLflow knows that it trains")
     process = trainer(folder)
     command.send_signal(signal.SIGINT)
