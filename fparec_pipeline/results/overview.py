@@ -67,8 +67,6 @@ def _card(
     dataset: str, medians: pl.DataFrame, trials: pl.DataFrame, config: Config, users: UserRanks
 ) -> Card:
     found = winner(medians, dataset, users)
-    above = found.provisional_above if found else ()
-    level = [arm for arm in found.not_ahead_of if arm not in above] if found else []
     frame = leaderboard(medians, dataset)
     rows = []
     for row in frame.iter_rows(named=True):
@@ -108,8 +106,8 @@ def _card(
         own=dataset not in _packaged(),
         winner=found,
         name=config.titles.get(found.arm, found.arm) if found else "",
-        level=listed(level, config.titles),
-        above=listed(above, config.titles),
+        level=listed(found.level, config.titles) if found else "",
+        above=listed(found.provisional_above, config.titles) if found else "",
         answer=sentence(found, config.titles) if found else "No model has been trained here.",
         origin=_origin(trials.filter(pl.col("dataset") == dataset, pl.col("trained"))),
         rows=tuple(rows),

@@ -144,7 +144,7 @@ class _Section:
     def content(self) -> dict[str, Any]:
         study = self.config.studies[self.name]
         own = under_arm_names(self.trials, study, self.config)
-        done = Counter(own.filter(pl.col("trained"))["dataset"])
+        done = Counter(own.filter(pl.col("trained"), ~pl.col("stale"))["dataset"])
         others = [dataset for dataset in study.datasets if dataset not in self.fresh]
         whole = [d for d in others if done[d] >= len(study.arms) * len(study.seeds)]
         command = f"fparec run --study {self.name}"

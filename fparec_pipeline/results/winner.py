@@ -70,8 +70,13 @@ class Winner:
 
     @property
     def not_ahead_of(self) -> tuple[str, ...]:
-        """The models that the test cannot tell from it."""
+        """The models that it is not significantly ahead of, the higher ones included."""
         return tuple(rival.arm for rival in self.rivals if not rival.beaten)
+
+    @property
+    def level(self) -> tuple[str, ...]:
+        """The models that are not higher and that the test cannot tell from it."""
+        return tuple(arm for arm in self.not_ahead_of if arm not in self.provisional_above)
 
 
 def winner(
@@ -147,8 +152,7 @@ def sentence(found: Winner, titles: Mapping[str, str]) -> str:
     """
     name = titles.get(found.arm, found.arm)
     heading = COLUMNS.get(found.metric, found.metric)
-    above = found.provisional_above
-    of = "Of the models with all seeds, " if above else ""
+    of = "Of the models with all seeds, " if found.provisional_above else ""
     words = f"{of}{name} has the best {heading}: {found.median:.4f}"
     if found.interval:
         words += f" [{found.interval[0]:.4f}, {found.interval[1]:.4f}]"
@@ -160,10 +164,9 @@ def sentence(found: Winner, titles: Mapping[str, str]) -> str:
     elif found.sure:
         words += f" It is significantly ahead of every other model, by {found.margin:.4f} or more."
     else:
-        level = [arm for arm in found.not_ahead_of if arm not in above]
         for lead, arms in (
-            ("Higher, but with fewer seeds: ", above),
-            ("Not significantly ahead of ", level),
+            ("Higher, but with fewer seeds: ", found.provisional_above),
+            ("Not significantly ahead of ", found.level),
             ("Significantly ahead of ", [rival.arm for rival in found.rivals if rival.beaten]),
         ):
             words += f" {lead}{listed(arms, titles)}." if arms else ""
