@@ -258,7 +258,7 @@ def test_the_machines_metrics_are_logged_where_mlflows_switch_asks(
     write_unfinished(data, make_attempt(config, "beauty", "fparec", 0))
     with lock_trial(data.trial("beauty", "fparec", 0)):
         run_id = tracker.sync_trial(data.trial("beauty", "fparec", 0))
-        machine = MachineMonitor(tracker.uri)
+        machine = MachineMonitor(tracker)
         machine.follow(run_id)
         machine.end()
         assert MACHINE not in client.get_run(run_id).data.metrics
@@ -268,12 +268,12 @@ def test_the_machines_metrics_are_logged_where_mlflows_switch_asks(
         machine.end()
 
 
-def test_without_psutil_training_goes_on_and_says_what_is_missing(tmp_path, monkeypatch, caplog):
+def test_without_psutil_training_goes_on_and_says_what_is_missing(tracker, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     module = "mlflow.system_metrics.system_metrics_monitor"
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    MachineMonitor(f"sqlite:///{tmp_path}/none.db").follow("0" * 32)
+    MachineMonitor(tracker).follow("0" * 32)
     assert "pip install psutil" in caplog.text
 
 

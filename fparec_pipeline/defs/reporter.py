@@ -30,7 +30,7 @@ class Reporter:
         from fparec_pipeline.tracking import MachineMonitor, Tracker
 
         self.tracker = Tracker(None, data)
-        self.machine = MachineMonitor(self.tracker.uri)
+        self.machine = MachineMonitor(self.tracker)
         self.tags = {"dagster_run_id": run_id}
         self.news, self.log, self.logged = News(data, run_id), log, 0.0
         self.received = received  # interrupts that should have ended the run

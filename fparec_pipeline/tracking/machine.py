@@ -6,6 +6,8 @@ Belongs here: when MLflow's monitor starts and ends. What it measures is MLflow'
 import logging
 from typing import TYPE_CHECKING
 
+from fparec_pipeline.tracking.runs import Tracker
+
 if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -19,8 +21,8 @@ class MachineMonitor:
     set how often. It needs psutil.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
         self._run: str | None = None
         self._monitor: SystemMetricsMonitor | None = None
 
@@ -40,11 +42,16 @@ class MachineMonitor:
                 "psutil: `pip install psutil`. Training goes on without them."
             )
             return
-        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self._uri)
-        monitor.start()
-        self._monitor = monitor
+        self._monitor = self._tracker.reach(
+            lambda _: SystemMetricsMonitor(
+                run_id, resume_logging=True, tracking_uri=self._tracker.uri
+            )
+        )
+        if self._monitor:
+            self._monitor.start()
 
     def end(self) -> None:
+        """Log no more."""
         if self._monitor:
             self._monitor.finish()
             self._monitor = None
