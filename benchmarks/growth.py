@@ -53,8 +53,10 @@ def generated_splits(users: int, items: int, length: int) -> Splits:
     draw = np.random.default_rng(0)
     popularity = 1 / np.arange(1, items + 1)
     cumulative = np.cumsum(popularity) / popularity.sum()
-    chosen = np.searchsorted(cumulative, draw.random((users, length))).astype(np.int32) + 1
-    chosen = np.minimum(chosen, items)
+    chosen = np.empty((users, length), np.int32)
+    for block in np.array_split(chosen, -(-users // 10_000)):  # its own memory is not measured
+        block[:] = np.searchsorted(cumulative, draw.random(block.shape)) + 1
+    np.minimum(chosen, items, out=chosen)
     splits = Splits(
         name="generated",
         n_users=users,

@@ -56,7 +56,7 @@ DROPS = {  # what the keys `drop_…` of a source do, in this order
     "duplicates": without_duplicates,
     "consecutive_repeats": without_consecutive_repeats,
 }
-CASES_AT_ONCE = 1 << 16  # whose inputs are gathered at once
+CASES_AT_ONCE = 1 << 12  # whose inputs are gathered at once
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -83,7 +83,7 @@ class Cases:
     starts: np.ndarray  # int64 (cases,)
     ends: np.ndarray  # int64 (cases,)
     targets: np.ndarray  # int32 (cases,)
-    users: np.ndarray  # int64 (cases,): whose case it is, counted from 0, ascending
+    users: np.ndarray  # int32 (cases,): whose case it is, counted from 0, ascending
 
     def inputs(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The inputs of the cases `order`, in blocks, so that memory does not grow with them.
@@ -99,6 +99,23 @@ class Cases:
             place = np.repeat(np.arange(len(block)), lengths)
             within = np.arange(len(place)) - (lengths.cumsum() - lengths)[place]
             yield block, place, self.items[starts[place] + within]
+
+    def first_times(self) -> np.ndarray:
+        """Whether a user's interaction is its first with the item, (items,) bool.
+
+        Inputs begin with their user's first interaction, so that within each of them these are
+        its distinct items. Where a user has no case it is not known whose the items are, and they
+        are in no input: what is said of them means nothing.
+        """
+        edges = np.append(np.unique(self.starts), len(self.items))
+        width = int(self.items.max(initial=0)) + 1
+        first = np.zeros(len(self.items), bool)
+        for start in range(0, len(edges) - 1, CASES_AT_ONCE):
+            block = edges[start : start + CASES_AT_ONCE + 1]
+            owners = np.repeat(np.arange(len(block) - 1), np.diff(block))
+            part = slice(block[0], block[-1])
+            first[part] = pl.Series(owners * width + self.items[part]).is_first_distinct()
+        return first
 
 
 @dataclass(frozen=True)
@@ -125,12 +142,14 @@ class Splits:
             items = np.insert(items, offsets[1:], self.valid)
             offsets = offsets + np.arange(len(offsets))
         targets = self.valid if part == "valid" else self.test
-        return Cases(items, offsets[:-1], offsets[1:], targets, np.arange(self.n_users))
+        users = np.arange(self.n_users, dtype=np.int32)
+        return Cases(items, offsets[:-1], offsets[1:], targets, users)
 
     def _window_cases(self, part: Part) -> Cases:
         parts = PARTS[: PARTS.index(part) + 1]
         offsets = [self.train_offsets, *(self.windows[p].offsets for p in parts[1:])]
-        users = np.concatenate([np.repeat(np.arange(self.n_users), np.diff(o)) for o in offsets])
+        every = np.arange(self.n_users, dtype=np.int32)
+        users = np.concatenate([np.repeat(every, np.diff(o)) for o in offsets])
         items = np.concatenate([self.train_items, self.valid, self.test][: len(parts)])
         is_target = np.zeros(len(items), bool)
         is_target[len(items) - len(self.windows[part].targets) :] = self.windows[part].targets

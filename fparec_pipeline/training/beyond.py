@@ -26,7 +26,7 @@ from fparec_pipeline.datasets.splits import Cases, Splits
 from fparec_pipeline.training.metrics import by_user, per_target
 
 K = 10
-USERS_AT_ONCE = 1 << 16  # in one array of intermediate results
+USERS_AT_ONCE = 1 << 12  # in one array of intermediate results
 RANKINGS = ("test", "test_unseen")
 
 

@@ -19,7 +19,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from fparec_pipeline.datasets.splits import Cases, Part, Splits
+from fparec_pipeline.datasets.splits import Part, Splits
 from fparec_pipeline.models.networks import Network
 from fparec_pipeline.training.beyond import K
 from fparec_pipeline.training.blocks import block_size
@@ -38,7 +38,7 @@ class NonFiniteScores(ArithmeticError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of each target, (targets,) int64, counted from 1.
+    """The rank of each target, (targets,) int32, counted from 1.
 
     What no model can recommend (a cold item) or has nothing to go by for (no input) has the rank
     n_items + 1 in both.
@@ -59,43 +59,41 @@ class EvaluationSet:
 
     def __init__(self, splits: Splits, part: Part, n: int, device: str = "cpu") -> None:
         cases = splits.cases(part)
-        lengths = cases.ends - cases.starts
+        lengths = (cases.ends - cases.starts).astype(np.int32)
         order = np.argsort(lengths, kind="stable")
-        self.order = order[lengths[order] > 0]
+        self.order = order[lengths[order] > 0].astype(np.int32)
         self.owners = cases.users
         self.cold = cases.targets > splits.n_items
         self.n_items = splits.n_items
         self.n = n
-        targets = np.where(self.cold, 1, cases.targets)[self.order]  # 1: any, its rank is not used
-        self.targets = torch.from_numpy(targets.astype(np.int64)).to(device)
-        self.lengths = torch.from_numpy(np.minimum(lengths, n)[self.order])
+        targets = np.where(self.cold, 1, cases.targets)  # 1: any, its rank is not used
+        self.targets = torch.from_numpy(targets[self.order].astype(np.int32)).to(device)
+        self.lengths = torch.from_numpy(lengths[self.order])  # of the whole input
         self.ends = torch.from_numpy(cases.ends[self.order]).to(device)
         self.values = torch.from_numpy(cases.items).to(device)
-        history, history_offsets = _distinct_histories(cases, self.order)
-        self.history = torch.from_numpy(history).to(device)
-        self.history_offsets = torch.from_numpy(history_offsets)
+        self.is_first = torch.from_numpy(cases.first_times()).to(device)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def inputs(self, users: slice) -> Tensor:
         """The last n items before the target, (L, u) int64, right-aligned, 0 is padding."""
-        lengths = self.lengths[users].to(self.values.device)
-        longest = int(self.lengths[users].max())
-        back = torch.arange(longest, 0, -1, device=self.values.device).unsqueeze(1)
+        lengths = self.lengths[users].clamp_max(self.n)
+        back = torch.arange(int(lengths.max()), 0, -1, device=self.values.device).unsqueeze(1)
         items = self.values[(self.ends[users] - back).clamp_min(0)].long()
-        return items.masked_fill_(back > lengths, 0)
+        return items.masked_fill_(back > lengths.to(self.values.device), 0)
 
-
-def _distinct_histories(cases: Cases, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct items of each input, cases in `order`: flat int32, offsets (cases + 1,)."""
-    width = int(cases.items.max(initial=0)) + 1
-    items, counts = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for block, place, inputs in cases.inputs(order):
-        keys = np.unique(place * width + inputs)
-        items.append((keys % width).astype(np.int32))
-        counts.append(np.bincount(keys // width, minlength=len(block)))
-    return np.concatenate(items), np.concatenate(counts).cumsum()
+    def histories(self, users: slice) -> tuple[Tensor, Tensor]:
+        """The distinct items of the whole inputs: rows within `users` and items, each int64."""
+        lengths = self.lengths[users].long()
+        size, device = int(lengths.sum()), self.values.device
+        past = lengths.cumsum(0).to(device)
+        rows = torch.arange(len(past), device=device).repeat_interleave(
+            lengths.to(device), output_size=size
+        )
+        places = (self.ends[users] - past)[rows] + torch.arange(size, device=device)
+        chosen = self.is_first[places]
+        return rows[chosen], self.values[places[chosen]].long()
 
 
 def network_scorer(model: Network, parts: int = 1) -> Scorer:
@@ -122,22 +120,16 @@ def rank_targets(score: Scorer, users: EvaluationSet) -> Ranks:
     Raises:
         NonFiniteScores: a score is NaN or infinite.
     """
-    kept = np.full(len(users.owners), users.n_items + 1)
+    kept = np.full(len(users.owners), users.n_items + 1, np.int32)
     unseen = kept.copy()
     for start in range(0, len(users), NETWORK_USERS):
         first = start
         for scores in score(users.inputs(slice(start, start + NETWORK_USERS))):
-            last = first + len(scores)
-            offsets = users.history_offsets[first : last + 1]
-            ranks = count_ranks(
-                scores,
-                users.targets[first:last],
-                users.history[offsets[0] : offsets[-1]].long(),
-                offsets - offsets[0],
-            )
-            places = users.order[first:last]
+            block = slice(first, first + len(scores))
+            ranks = count_ranks(scores, users.targets[block].long(), *users.histories(block))
+            places = users.order[block]
             kept[places], unseen[places] = (rank.cpu().numpy() for rank in ranks)
-            first = last
+            first = block.stop
     kept[users.cold] = unseen[users.cold] = users.n_items + 1
     return Ranks(kept, unseen, users.owners)
 
@@ -156,30 +148,28 @@ def top_lists(score: Scorer, users: EvaluationSet) -> tuple[np.ndarray, np.ndarr
     for start in range(0, len(users), NETWORK_USERS):
         first = start
         for scores in score(users.inputs(slice(start, start + NETWORK_USERS))):
-            last = first + len(scores)
-            offsets = users.history_offsets[first : last + 1]
-            rows = torch.arange(len(scores)).repeat_interleave(offsets.diff()).to(scores.device)
-            history = users.history[offsets[0] : offsets[-1]].long()
-            places, width = users.order[first:last], min(K, scores.shape[1])
+            block = slice(first, first + len(scores))
+            rows, history = users.histories(block)
+            places, width = users.order[block], min(K, scores.shape[1])
             kept[places, :width] = (scores.topk(width).indices + 1).cpu().numpy()
             removed = scores.index_put((rows, history - 1), scores.new_tensor(-torch.inf))
             best = removed.topk(width)
             items = (best.indices + 1).masked_fill(best.values == -torch.inf, 0)
             unseen[places, :width] = items.cpu().numpy()
-            first = last
+            first = block.stop
     return kept, unseen
 
 
 def count_ranks(
-    scores: Tensor, targets: Tensor, history_items: Tensor, history_offsets: Tensor
+    scores: Tensor, targets: Tensor, history_rows: Tensor, history_items: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Ranks of the targets among the items, ties against the model. Overwrites `scores`.
 
     Args:
         scores: (u, |V|) floats, column i − 1 for item i.
         targets: (u,) int64 item ids, 1 … |V|.
-        history_items: flat int64 ids, each user's distinct history items one after the other.
-        history_offsets: (u + 1,) int64 into `history_items`.
+        history_rows: (h,) int64, the row of each pair of a user and a distinct item of its history.
+        history_items: (h,) int64, the item of the pair.
 
     Returns:
         The rank with history kept and the rank with history removed, each (u,) int64.
@@ -190,13 +180,9 @@ def count_ranks(
     if not torch.isfinite(scores.sum()):
         raise NonFiniteScores("a score is NaN or infinite")
     target_scores = scores.gather(1, targets.unsqueeze(1) - 1)  # (u, 1)
-    counts = history_offsets.diff().to(scores.device)
-    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(
-        counts, output_size=len(history_items)
-    )
-    above = ~(scores[rows, history_items - 1] < target_scores[rows, 0])
-    above &= history_items != targets[rows]
-    removed = torch.zeros_like(counts).index_add_(0, rows, above.long())
+    above = ~(scores[history_rows, history_items - 1] < target_scores[history_rows, 0])
+    above &= history_items != targets[history_rows]
+    removed = torch.zeros_like(targets).index_add_(0, history_rows, above.long())
     # Ones and zeros in place: their float sum is exact below 2²⁴ items, and no mask is allocated.
     below = scores.lt_(target_scores).sum(1)
     kept = scores.shape[1] - below.long()

@@ -46,7 +46,6 @@ from fparec_pipeline.training.record import (
     read_record,
 )
 from fparec_pipeline.training.trial import (
-    EVALUATED,
     Observer,
     Silent,
     adopt_finished,
@@ -392,9 +391,7 @@ class _StackedTraining:
         torch.set_num_threads(self.h.threads)
         self.batches = Batches(splits, self.h.n, self.h.batch_size, device)
         self.splits = splits
-        self.valid, self.test = (
-            EvaluationSet(splits, part, self.h.n, device) for part in EVALUATED
-        )
+        self.valid = EvaluationSet(splits, "valid", self.h.n, device)
         self.model = build_network(self.h, splits.n_items).to(device)  # ranks seat after seat
         self.stack = Stack([self._initialised(seat.trial.seed, splits) for seat in seats])
         cuda = device.startswith("cuda")
@@ -478,7 +475,5 @@ class _StackedTraining:
 
     def _finish(self, seat: _Seat) -> TrialRecord:
         self.model.load_state_dict(seat.state.best_weights)
-        outcome = outcome_of(
-            self.model, self.valid, self.test, self.splits, seat.trial, seat.state.epoch
-        )
+        outcome = outcome_of(self.model, self.valid, self.splits, seat.trial, seat.state.epoch)
         return write_trained(seat.trial, seat.folder, seat.attempt, seat.state, outcome)

@@ -440,7 +440,7 @@ class _Training:
         self.trial, self.folder, self.attempt, self.observer = trial, folder, attempt, observer
         n, device = trial.hyperparameters.n, attempt.device
         self.splits = splits
-        self.valid, self.test = (EvaluationSet(splits, part, n, device) for part in EVALUATED)
+        self.valid = EvaluationSet(splits, "valid", n, device)
         self.epochs = Epochs(trial, splits, attempt)
         self.model = self.epochs.model
         self.state = load_checkpoint(folder, self.model, self.epochs.optimizer, attempt.attempt)
@@ -495,7 +495,6 @@ class _Training:
         outcome = outcome_of(
             self.model,
             self.valid,
-            self.test,
             self.splits,
             self.trial,
             self.state.epoch,
@@ -534,7 +533,6 @@ def ranks_of(
 def outcome_of(
     model: Network,
     valid: EvaluationSet,
-    test: EvaluationSet,
     splits: Splits,
     trial: Trial,
     epoch: int,
@@ -545,6 +543,7 @@ def outcome_of(
     Raises:
         TrainingDiverged: a score is not finite.
     """
+    test = EvaluationSet(splits, "test", valid.n, str(valid.values.device))
     valid_ranks, test_ranks = (
         ranks_of(model, users, trial, epoch, parts) for users in (valid, test)
     )

@@ -32,13 +32,13 @@ def several_blocks():
 
 def ranks_of(scores, targets, histories):
     """(kept, removed) as lists, from plain lists; `histories` are distinct items of each user."""
-    flat = [item for history in histories for item in history]
-    offsets = np.cumsum([0, *map(len, histories)])
+    pairs = [(row, item) for row, history in enumerate(histories) for item in history]
+    rows, items = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
     kept, removed = count_ranks(
         torch.tensor(scores, dtype=torch.float32),
         torch.tensor(targets),
-        torch.tensor(flat, dtype=torch.int64),
-        torch.from_numpy(offsets),
+        rows,
+        items,
     )
     return kept.tolist(), removed.tolist()
 
