@@ -3,10 +3,11 @@
     python benchmarks/growth.py window          # epoch, n 50 … 1000
     python benchmarks/growth.py catalogue       # epoch, 10³ … 10⁶ items, both losses
     python benchmarks/growth.py users           # epoch, 10⁴ … 10⁶ users
+    python benchmarks/growth.py both            # epoch, 10⁴ users and items … 10⁶ of each
     python benchmarks/growth.py preprocess      # CSV to splits, beside pandas, to 32 million rows
 
 Each prints a table with the fitted law and writes results/growth-*.json and, at full size, the
-plot images/growth-*.png. A law is a + b·x (for the window + c·x²), the least squares
+plot images/growth-*.png. A law is a + b·x (+ c·x² for window and both), the least squares
 of the relative deviations with no term below zero. Every point is measured in a process of its
 own: the peak is its VmHWM less what was resident after the imports. Data are generated; `--small`
 takes the smallest sizes only.
@@ -30,7 +31,7 @@ import polars as pl
 from scipy.optimize import nnls
 
 from fparec_pipeline.config import Dataset, Hyperparameters, Trial, load_config, source_of
-from fparec_pipeline.datasets.splits import Splits, logical_hash, make_splits
+from fparec_pipeline.datasets.splits import Splits, Window, logical_hash, make_splits
 from fparec_pipeline.paths import DataRoot
 
 mpl.use("Agg")
@@ -48,8 +49,11 @@ Point = dict[str, Any]
 # --- generated data -----------------------------------------------------------------------------
 
 
-def generated_splits(users: int, items: int, length: int) -> Splits:
-    """`users` histories of `length` items, drawn with a popularity that falls as 1 / rank."""
+def generated_splits(users: int, items: int, length: int, asked: int | None = None) -> Splits:
+    """`users` histories of `length` items, drawn with a popularity that falls as 1 / rank.
+
+    All users have targets, or only the first `asked`, as where recent interactions are held out.
+    """
     draw = np.random.default_rng(0)
     popularity = 1 / np.arange(1, items + 1)
     cumulative = np.cumsum(popularity) / popularity.sum()
@@ -66,9 +70,15 @@ def generated_splits(users: int, items: int, length: int) -> Splits:
         valid=chosen[:, -2].copy(),
         test=chosen[:, -1].copy(),
         stats={},
+        windows={} if asked is None else _windows(users, asked),
     )
     splits.stats["data_hash"] = logical_hash(splits)
     return splits
+
+
+def _windows(users: int, asked: int) -> dict[str, Window]:
+    window = Window(np.arange(users + 1), np.arange(users) < asked)
+    return {"valid": window, "test": window}
 
 
 def write_ratings(path: Path, rows: int) -> None:
@@ -174,14 +184,23 @@ def _with_pandas(path: str, folder: str, dtype: dict[str, str]) -> Point:
 
 
 def measure_epoch(
-    users: int, items: int, length: int, n: int, loss: str, folder: str, model: str = "fparec"
+    users: int,
+    items: int,
+    length: int,
+    n: int,
+    loss: str,
+    folder: str,
+    model: str = "fparec",
+    batch_size: int = 128,
+    asked: int | None = None,
 ) -> Point:
     """Seconds of the quicker of two training epochs (one thread, d 50, FPARec with k 8)."""
     from fparec_pipeline.training.record import read_record, view_trial
     from fparec_pipeline.training.trial import run_trial
 
-    splits = generated_splits(users, items, length)
+    splits = generated_splits(users, items, length, asked)
     changes = {"n": n, "min_epochs": 1, "max_epochs": 2, "loss": loss, "negatives": 256}
+    changes["batch_size"] = batch_size
     if model == "fparec":
         changes["k"] = 8
     base = load_config().trial("beauty", model, 0).hyperparameters.model_dump()
@@ -226,7 +245,7 @@ def measured(name: str, **arguments: Any) -> Point:
     return point
 
 
-# --- the four curves ----------------------------------------------------------------------------
+# --- the five curves ---------------------------------------------------------------------------
 
 
 def window(small: bool) -> list[Point]:
@@ -261,6 +280,16 @@ def users(small: bool) -> list[Point]:
     ]
 
 
+def both(small: bool) -> list[Point]:
+    """As many items as users, four targets each; 10,000 of the users are ranked."""
+    sizes = (10**3, 10**4) if small else (10**4, 10**5, 10**6)
+    shape = {"length": 7, "n": 10, "loss": "sampled_softmax", "batch_size": 4096, "asked": 10**4}
+    return [
+        {"curve": "sampled_softmax", "x": size} | measured("epoch", users=size, items=size, **shape)
+        for size in sizes
+    ]
+
+
 def preprocess(small: bool) -> list[Point]:
     """CSV to splits, beside pandas; all must give the same data hash."""
     points = []
@@ -278,11 +307,12 @@ def preprocess(small: bool) -> list[Point]:
     return points
 
 
-DEGREES = {"window": 2}  # of the law; 1 where none is named
+DEGREES = {"window": 2, "both": 2}  # of the law; 1 where none is named
 AXES = {
     "window": "n: targets of each of 256 users",
     "catalogue": "items (2,560 targets)",
     "users": "users (4 targets each)",
+    "both": "users and as many items",
     "preprocess": "rows of the CSV",
 }
 LABELS = {
@@ -295,7 +325,13 @@ LABELS = {
     "pandas": "pandas",
     "pandas_integers": "pandas, identifiers as integers",
 }
-CURVES = {"window": window, "catalogue": catalogue, "users": users, "preprocess": preprocess}
+CURVES = {
+    "window": window,
+    "catalogue": catalogue,
+    "users": users,
+    "both": both,
+    "preprocess": preprocess,
+}
 
 
 def law(points: list[Point], of: str, degree: int) -> tuple[np.ndarray, float]:

@@ -30,8 +30,8 @@ def import_(
 ) -> None:
     """Import published trials, so that tables show them without training.
 
-    They are marked as published. Trials that you have already are not touched. Weights are not
-    published: figures 1 and 3 and `promote --no-refit` need a trial that was trained here.
+    They are marked as published. Trials that you have already are not touched. Only a few come with
+    weights, for the paper's figures: `promote --no-refit` needs a trial that was trained here.
     """
     from fparec_pipeline.results.published import import_results
 
@@ -56,7 +56,7 @@ def export(
         Path, typer.Option("--to", help="The folder, which is replaced.")
     ] = PUBLISHED,
 ) -> None:
-    """Write the finished trials as published results: everything but their weights."""
+    """Write the finished trials as published results; of weights only what the figures show."""
     from fparec_pipeline.results.published import export_results
 
     data = DataRoot.default()

@@ -12,13 +12,15 @@ Here belong the paper's figures. Pictures of results belong to `plots.py`.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from fparec_pipeline.config import Config, ConfigError, Trial
+from fparec_pipeline.config import Config, ConfigError, Trial, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.plots import (
@@ -117,6 +119,15 @@ def trials_of(name: str, dataset: str, config: Config) -> list[tuple[str, Trial]
         for model in ARMS[name]
         for n in windows
     ]
+
+
+def trials_published_with_weights(config: Config) -> set[TrialId]:
+    """The trials that Figures 1 and 3 show of the dataset that they are about in the paper."""
+    found = set()
+    for dataset, name in product(config.figure_windows, ARMS):
+        with suppress(ConfigError):  # of one's own: without such an arm, or without the dataset
+            found |= {trial.id for _, trial in trials_of(name, dataset, config)}
+    return found
 
 
 def is_drawable(name: str, dataset: str, config: Config, data: DataRoot) -> bool:

@@ -1,9 +1,10 @@
-"""Published results: finished trials as three kinds of parquet files, without their weights.
+"""Published results: finished trials as three kinds of parquet files, and a few trials' weights.
 
 Notable:
 * `trials.parquet` has one row a trial (configuration, provenance, costs, metrics of both rankings,
   the command that trains it again); `history.parquet` one row an epoch; `ranks/<dataset>.parquet`
-  one row a trial and user. Metrics are recomputed from the ranks at every import: one that is
+  one row a trial and user. `weights/` has those that the paper's figures show; their sha256 stands
+  in the trial's row. Metrics are recomputed from the ranks at every import: one that is
   newer than the publication has its value from there. Those beyond accuracy need the top-k lists,
   which are not published: they are taken as they are, or are null.
 * An imported trial is an ordinary folder marked `published`, so that tables, leaderboard, Dagster
@@ -15,6 +16,7 @@ Here belong writing and reading those files. The tables of what is published bel
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ import pyarrow.parquet as pq
 from fparec_pipeline.config import TRIAL_KEYS, Config, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.paper_figures import trials_published_with_weights
 from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
 from fparec_pipeline.training.metrics import RANKINGS, metrics_of_table
 from fparec_pipeline.training.record import (
@@ -34,6 +37,7 @@ from fparec_pipeline.training.record import (
     HISTORY_SCHEMA,
     RANKS,
     RECORD,
+    WEIGHTS,
     Attempt,
     PublishedError,
     TrialRecord,
@@ -89,7 +93,8 @@ def export_results(
             f"{data.trials} holds no finished trial of {', '.join(wanted or ['any dataset'])}; "
             "train some with `fparec run`."
         )
-    write_parquet(target / TRIALS_FILE, pl.DataFrame([_row(record) for _, record in found]))
+    rows = [_row(r) | {"weights": _export_weights(f, r, config, target)} for f, r in found]
+    write_parquet(target / TRIALS_FILE, pl.DataFrame(rows, infer_schema_length=None))
     histories = [_labelled(r, f / HISTORY) for f, r in found if (f / HISTORY).exists()]
     if histories:
         write_parquet(target / HISTORY, pl.concat(histories))
@@ -98,6 +103,37 @@ def export_results(
         frame = pl.concat(ranks, how="vertical_relaxed")
         _write_ranks(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
     return [str(record.id) for _, record in found]
+
+
+def _weights_file(published: Path, trial: TrialId) -> Path:
+    return published / "weights" / trial.dataset / f"{trial.arm}-seed-{trial.seed}.safetensors"
+
+
+def _export_weights(folder: Path, record: TrialRecord, config: Config, target: Path) -> str | None:
+    """Publish the weights if a figure shows them; their sha256, or None."""
+    if WEIGHTS not in record.files or record.id not in trials_published_with_weights(config):
+        return None
+    _copy(folder / WEIGHTS, _weights_file(target, record.id))
+    return record.files[WEIGHTS]
+
+
+def _import_weights(source: Path, row: dict[str, Any], folder: Path) -> list[str]:
+    """Bring the published weights of a trial, if there are any; the names of files written."""
+    expected, path = row.get("weights"), _weights_file(source, _trial(row))
+    if expected is None:
+        return []
+    if not path.is_file() or sha256(path) != expected:
+        raise PublishedError(
+            f"{path} is missing or not what was published. Bring it back from the repository, "
+            "for instance with `git checkout`."
+        )
+    _copy(path, folder / WEIGHTS)
+    return [WEIGHTS]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with write_atomically(target) as part:
+        shutil.copyfile(source, part)
 
 
 def import_results(
@@ -127,7 +163,7 @@ def import_results(
             if (folder / ATTEMPT).exists():
                 kept.append(str(trial))
             else:
-                _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row))
+                _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row), source)
                 added.append(str(trial))
             if on_trial:
                 on_trial(len(added) + len(kept), trials.height)
@@ -207,7 +243,11 @@ def _of_trial(frame: pl.DataFrame | None, row: dict[str, Any]) -> pl.DataFrame |
 
 
 def _write_trial(
-    folder: Path, row: dict[str, Any], ranks: pl.DataFrame | None, history: pl.DataFrame | None
+    folder: Path,
+    row: dict[str, Any],
+    ranks: pl.DataFrame | None,
+    history: pl.DataFrame | None,
+    source: Path,
 ) -> None:
     """The folder of one published trial, its record last."""
     computed = {} if ranks is None else metrics_of_table(ranks)
@@ -221,7 +261,7 @@ def _write_trial(
     attempt = Attempt.model_validate(_keys_of(Attempt, values))
     with lock_trial(folder):
         write_parquet(folder / RANKS, _smallest(ranks))
-        files = [RANKS]
+        files = [RANKS, *_import_weights(source, row, folder)]
         if row["trained"] and history is not None:
             write_parquet(folder / HISTORY, history.cast(HISTORY_SCHEMA))  # type: ignore[arg-type]
             files.append(HISTORY)

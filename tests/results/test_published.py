@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.paper_figures import read_weights
 from fparec_pipeline.results.published import export_results, import_results
 from fparec_pipeline.results.trials import METRICS, trials_frame
 from fparec_pipeline.training.metrics import NAMES
@@ -63,6 +65,36 @@ def test_imported_trials_are_those_exported_but_for_weights_lists_and_the_mark(
                 pl.read_parquet(root.trials / "tiny" / name / file) for root in (origin, elsewhere)
             )
             assert first.equals(second)
+
+
+@pytest.fixture
+def with_weights(origin, tmp_path):
+    """Published where the paper's figures are about this dataset, at the window of the trials."""
+    config = load_config(origin)
+    n = config.trial("tiny", "fparec", 0).hyperparameters.n
+    target = tmp_path / "with_weights"
+    export_results(origin, config.model_copy(update={"figure_windows": {"tiny": (n,)}}), target)
+    return target
+
+
+def test_weights_that_a_figure_shows_are_published_and_no_others(origin, with_weights, elsewhere):
+    import_results(with_weights, elsewhere)
+    shown, other = (elsewhere.trials / f"tiny/fparec/seed={seed}" for seed in (0, 1))
+    expected = (origin.trials / "tiny/fparec/seed=0/model.safetensors").read_bytes()
+    assert (shown / "model.safetensors").read_bytes() == expected
+    assert "model.safetensors" in read_record(shown).files
+    assert not (other / "model.safetensors").exists()
+    trial = load_config(elsewhere).trial("tiny", "fparec", 0)
+    assert read_weights(trial, load_config(elsewhere), elsewhere)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other weights")])
+def test_weights_that_are_not_those_of_the_trial_are_refused(damage, with_weights, elsewhere):
+    (path,) = with_weights.glob("weights/*/*")
+    damage(path)
+    with pytest.raises(PublishedError, match=f"{path.name} is missing or not what was published"):
+        import_results(with_weights, elsewhere)
+    assert read_record(elsewhere.trials / "tiny/fparec/seed=0") is None
 
 
 def test_results_published_before_a_metric_was_there_have_none_of_it(
