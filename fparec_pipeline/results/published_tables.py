@@ -39,7 +39,7 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
     """
     study, users = config.studies["table_3"], UserRanks(config, data)
     finished = trials_frame(data, config)
-    for table in ("table_3", "ml_1m_recipe", "ml_1m_wide_recipe"):
+    for table in ("table_3", "table_4", "ml_1m_recipe", "ml_1m_wide_recipe"):
         yield render(table, finished, config, data)[0].rstrip()
     counts = finished.group_by("dataset", "model").len()
     complete = set(counts.filter(pl.col("len") == len(study.seeds)).drop("len").iter_rows())
