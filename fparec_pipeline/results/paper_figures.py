@@ -121,8 +121,8 @@ def trials_of(name: str, dataset: str, config: Config) -> list[tuple[str, Trial]
     ]
 
 
-def trials_published_with_weights(config: Config) -> set[TrialId]:
-    """The trials that Figures 1 and 3 show of the dataset that they are about in the paper."""
+def trials_shown(config: Config) -> set[TrialId]:
+    """The trials whose weights Figures 1 and 3 show of the datasets that the paper shows."""
     found = set()
     for dataset, name in product(config.figure_windows, ARMS):
         with suppress(ConfigError):  # of one's own: without such an arm, or without the dataset

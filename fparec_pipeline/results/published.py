@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from fparec_pipeline.config import TRIAL_KEYS, Config, TrialId
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.paper_figures import trials_published_with_weights
+from fparec_pipeline.results.paper_figures import trials_shown
 from fparec_pipeline.results.trials import METRICS, data_hash, is_stale
 from fparec_pipeline.training.metrics import RANKINGS, metrics_of_table
 from fparec_pipeline.training.record import (
@@ -93,7 +93,12 @@ def export_results(
             f"{data.trials} holds no finished trial of {', '.join(wanted or ['any dataset'])}; "
             "train some with `fparec run`."
         )
-    rows = [_row(r) | {"weights": _export_weights(f, r, config, target)} for f, r in found]
+    shown, rows = trials_shown(config), []
+    for folder, record in found:
+        weights = record.files.get(WEIGHTS) if record.id in shown else None
+        if weights:
+            _copy(folder / WEIGHTS, _weights_file(target, record.id))
+        rows.append(_row(record) | {"weights": weights})
     write_parquet(target / TRIALS_FILE, pl.DataFrame(rows, infer_schema_length=None))
     histories = [_labelled(r, f / HISTORY) for f, r in found if (f / HISTORY).exists()]
     if histories:
@@ -103,37 +108,6 @@ def export_results(
         frame = pl.concat(ranks, how="vertical_relaxed")
         _write_ranks(target / "ranks" / f"{dataset}.parquet", _smallest(frame))
     return [str(record.id) for _, record in found]
-
-
-def _weights_file(published: Path, trial: TrialId) -> Path:
-    return published / "weights" / trial.dataset / f"{trial.arm}-seed-{trial.seed}.safetensors"
-
-
-def _export_weights(folder: Path, record: TrialRecord, config: Config, target: Path) -> str | None:
-    """Publish the weights if a figure shows them; their sha256, or None."""
-    if WEIGHTS not in record.files or record.id not in trials_published_with_weights(config):
-        return None
-    _copy(folder / WEIGHTS, _weights_file(target, record.id))
-    return record.files[WEIGHTS]
-
-
-def _import_weights(source: Path, row: dict[str, Any], folder: Path) -> list[str]:
-    """Bring the published weights of a trial, if there are any; the names of files written."""
-    expected, path = row.get("weights"), _weights_file(source, _trial(row))
-    if expected is None:
-        return []
-    if not path.is_file() or sha256(path) != expected:
-        raise PublishedError(
-            f"{path} is missing or not what was published. Bring it back from the repository, "
-            "for instance with `git checkout`."
-        )
-    _copy(path, folder / WEIGHTS)
-    return [WEIGHTS]
-
-
-def _copy(source: Path, target: Path) -> None:
-    with write_atomically(target) as part:
-        shutil.copyfile(source, part)
 
 
 def import_results(
@@ -240,6 +214,29 @@ def _of_trial(frame: pl.DataFrame | None, row: dict[str, Any]) -> pl.DataFrame |
     if frame is None:
         return None
     return frame.filter(*(pl.col(name) == row[name] for name in TRIAL_KEYS)).drop(TRIAL_KEYS)
+
+
+def _weights_file(published: Path, trial: TrialId) -> Path:
+    return published / "weights" / trial.dataset / f"{trial.arm}-seed-{trial.seed}.safetensors"
+
+
+def _import_weights(source: Path, row: dict[str, Any], folder: Path) -> list[str]:
+    """Bring the published weights of a trial, if there are any; the names of files written."""
+    expected, path = row.get("weights"), _weights_file(source, _trial(row))
+    if expected is None:
+        return []
+    if not path.is_file() or sha256(path) != expected:
+        raise PublishedError(
+            f"{path} is missing or not what was published. Bring it back from the repository, "
+            "for instance with `git checkout`."
+        )
+    _copy(path, folder / WEIGHTS)
+    return [WEIGHTS]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with write_atomically(target) as part:
+        shutil.copyfile(source, part)
 
 
 def _write_trial(

@@ -1,8 +1,8 @@
 """The tables of docs/results.md; `fparec results tables` prints them.
 
-Three kinds, for each dataset and its models that have all seeds, FPARec among them: seeds, medians,
-intervals and paired tests; validation by epoch; and, where there are more than 10,000 users, what
-the medians would be had 10,000 been drawn, as the paper did.
+Three kinds, for each dataset and the models of Tables 3 and 4 that have all seeds, FPARec among
+them: seeds, medians, intervals and paired tests; validation by epoch; and, where there are more
+than 10,000 users, what the medians would be had 10,000 been drawn, as the paper did.
 
 Here belongs what only that page shows. A study's table belongs to `study_table.py`.
 """
@@ -37,24 +37,40 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
         data: where `import_results` has put them.
         config: says which models and seeds Table 3 has.
     """
-    study, users = config.studies["table_3"], UserRanks(config, data)
-    finished = trials_frame(data, config)
+    users, finished = UserRanks(config, data), trials_frame(data, config)
     for table in ("table_3", "table_4", "ml_1m_recipe", "ml_1m_wide_recipe"):
         yield render(table, finished, config, data)[0].rstrip()
+    seeds = config.studies["table_3"].seeds
     counts = finished.group_by("dataset", "model").len()
-    complete = set(counts.filter(pl.col("len") == len(study.seeds)).drop("len").iter_rows())
-    for dataset in study.datasets:
-        models = [model for model in study.arms if (dataset, model) in complete]
-        if HERO not in models:
-            continue
-        title = config.datasets[dataset].title or dataset
-        seeds = dict.fromkeys(models, study.seeds) | dict.fromkeys(REFERENCES, (0,))
-        yield f"## {title}, test set"
-        for metric, heading in COLUMNS.items():
-            yield f"### {title}: {heading}\n\n{tests(dataset, metric, seeds, config, users)}"
-        yield f"### {title}: validation HR@10\n\n{by_epoch(dataset, seeds, config, data)}"
-        if table := drawn(dataset, seeds, config, users):
-            yield f"### {title}: had users been drawn\n\n{table}"
+    complete = set(counts.filter(pl.col("len") == len(seeds)).drop("len").iter_rows())
+    shown: set[tuple[str, str]] = set()
+    for table, suffix in (("table_3", ""), ("table_4", ", Table 4")):
+        study = config.studies[table]
+        for dataset in study.datasets:
+            models = [model for model in study.arms if (dataset, model) in complete]
+            new = {(dataset, model) for model in models} - shown
+            if HERO not in models or not new:
+                continue
+            shown |= new
+            title = f"{config.datasets[dataset].title or dataset}{suffix}"
+            each = dict.fromkeys(models, seeds) | dict.fromkeys(REFERENCES, (0,))
+            yield from _of_dataset(title, dataset, each, users, config, data)
+
+
+def _of_dataset(
+    title: str,
+    dataset: str,
+    seeds: dict[str, tuple[int, ...]],
+    users: UserRanks,
+    config: Config,
+    data: DataRoot,
+) -> Iterator[str]:
+    yield f"## {title}, test set"
+    for metric, heading in COLUMNS.items():
+        yield f"### {title}: {heading}\n\n{tests(dataset, metric, seeds, config, users)}"
+    yield f"### {title}: validation HR@10\n\n{by_epoch(dataset, seeds, config, data)}"
+    if table := drawn(dataset, seeds, config, users):
+        yield f"### {title}: had users been drawn\n\n{table}"
 
 
 def tests(
