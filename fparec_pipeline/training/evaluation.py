@@ -57,7 +57,9 @@ class EvaluationSet:
     `order` has their places among all targets of the part, `owners` whose those all are.
     """
 
-    def __init__(self, splits: Splits, part: Part, n: int, device: str = "cpu") -> None:
+    def __init__(
+        self, splits: Splits, part: Part, n: int, device: str | torch.device = "cpu"
+    ) -> None:
         cases = splits.cases(part)
         lengths = (cases.ends - cases.starts).astype(np.int32)
         order = np.argsort(lengths, kind="stable")

@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,11 @@ class _StackedTraining:
         self.total = torch.zeros(len(seats), device=device)  # of the epoch's losses
         self.step: Callable[[Tensor], None] = _Captured(self) if cuda and CAPTURES else self._step
 
+    @cached_property
+    def test(self) -> EvaluationSet:
+        """Made when the first seat ends: no memory while training."""
+        return EvaluationSet(self.splits, "test", self.h.n, self.valid.values.device)
+
     def _initialised(self, seed: int, splits: Splits) -> Network:
         torch.manual_seed(derived_seed(seed, 0))  # as the trial of its own
         return build_network(self.h, splits.n_items).to(self.batches.values.device)
@@ -475,5 +481,7 @@ class _StackedTraining:
 
     def _finish(self, seat: _Seat) -> TrialRecord:
         self.model.load_state_dict(seat.state.best_weights)
-        outcome = outcome_of(self.model, self.valid, self.splits, seat.trial, seat.state.epoch)
+        outcome = outcome_of(
+            self.model, self.valid, self.test, self.splits, seat.trial, seat.state.epoch
+        )
         return write_trained(seat.trial, seat.folder, seat.attempt, seat.state, outcome)

@@ -50,7 +50,6 @@ from fparec_pipeline.training.checkpoint import TrainingState, load_checkpoint, 
 from fparec_pipeline.training.evaluation import (
     EvaluationSet,
     NonFiniteScores,
-    Part,
     Ranks,
     network_scorer,
     rank_targets,
@@ -90,7 +89,6 @@ T = TypeVar("T")
 
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints at least
 CHECKPOINT_SHARE = 0.05  # of the time goes into them at most: a large one is written more rarely
-EVALUATED: tuple[Part, Part] = ("valid", "test")
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 
@@ -225,7 +223,8 @@ def run_reference(dataset: str, reference: str, splits: Splits, data: DataRoot) 
         scorer = SCORERS[reference](splits)
         test_cases = splits.cases("test")
         longest = int((test_cases.ends - test_cases.starts).max())  # the whole history is seen
-        valid, test = (EvaluationSet(splits, part, longest) for part in EVALUATED)
+        valid = EvaluationSet(splits, "valid", longest)
+        test = EvaluationSet(splits, "test", longest)
         outcome = Outcome(
             rank_targets(scorer, valid),
             rank_targets(scorer, test),
@@ -492,9 +491,11 @@ class _Training:
 
     def _finish(self) -> TrialRecord:
         self.model.load_state_dict(self.state.best_weights)
+        n, device = self.trial.hyperparameters.n, self.attempt.device
         outcome = outcome_of(
             self.model,
             self.valid,
+            EvaluationSet(self.splits, "test", n, device),  # no memory while training
             self.splits,
             self.trial,
             self.state.epoch,
@@ -533,6 +534,7 @@ def ranks_of(
 def outcome_of(
     model: Network,
     valid: EvaluationSet,
+    test: EvaluationSet,
     splits: Splits,
     trial: Trial,
     epoch: int,
@@ -543,7 +545,6 @@ def outcome_of(
     Raises:
         TrainingDiverged: a score is not finite.
     """
-    test = EvaluationSet(splits, "test", valid.n, str(valid.values.device))
     valid_ranks, test_ranks = (
         ranks_of(model, users, trial, epoch, parts) for users in (valid, test)
     )
