@@ -219,7 +219,8 @@ def _member(path: Path, archive: zipfile.ZipFile, source: Any, members: tuple[st
     names = [
         info.filename
         for info in archive.infolist()
-        if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+        # Not is_dir(), which fails on an empty name.
+        if not info.filename.endswith("/") and not info.filename.startswith("__MACOSX/")
     ]
     if members:
         if wanted := [name for name in members if name in names]:

@@ -301,6 +301,8 @@ def _zip_files(good: bytes) -> Iterator[tuple[str, bytes, str]]:
     yield "no zip", b"not a zip", "no intact zip"
     name = zipped(good, "r\u00e4tings.dat").replace("\u00e4".encode(), b"\xff\xff")
     yield "a name that is not UTF-8", name, "no intact zip"
+    nameless = zipped(good, "ratings.dat").replace(b"ratings", b"\0atings")  # it ends at a NUL
+    yield "an empty name", nameless, "holds none of"
     late = bytearray(zipped(good))
     late[-6] += 1  # where the directory begins: four bytes, then a comment's length
     yield "a directory that begins too late", bytes(late), "no intact zip"
