@@ -41,6 +41,7 @@ class TimedSource(BaseModel):
     to_date: datetime.date | None = None
     drop_duplicates: bool = False  # of rows with the same user, item and time, the first is kept
     drop_consecutive_repeats: bool = False  # of an item chosen several times in a row, the first
+    shuffle_ties: bool = False  # a user's interactions of the same time: drawn, not as in the file
 
     @model_validator(mode="after")
     def _dates_in_order(self) -> "TimedSource":

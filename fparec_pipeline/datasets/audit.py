@@ -14,6 +14,9 @@ import polars as pl
 from fparec_pipeline.datasets.times import TICKS
 
 QUANTILE = 0.9  # where `temporal` cuts by default
+MANY_TIES = 0.01  # share of interactions
+FEW_MEETINGS = 100  # of two items that tie twice: fewer say nothing
+REGULAR = 0.75  # agreement of ties that chance (0.5) does not explain
 
 
 def audit(rows: pl.DataFrame, unit: str | None) -> dict[str, Any]:
@@ -27,15 +30,16 @@ def audit(rows: pl.DataFrame, unit: str | None) -> dict[str, Any]:
     Returns:
         Keys of every dataset: interactions, repeats (share of interactions with an item that their
         user had before), leave_one_out_cold_items (share of test targets that no training has).
-        Of one with times: ties (share with the time of their user's one before), duplicates (share
-        that repeat user, item and time), leak (share of leave-one-out's test targets that are
-        earlier than training's last interaction), leak_median (for the median target, the share of
-        training that is later than it), drift (total variation distance of the items' shares
-        between the first and the second half, 0 to 1), new_items (share of the last tenth that are
-        of items that the nine tenths before have not), temporal_users, temporal_cold_items,
-        temporal_cold_users (of the test targets of the protocol temporal at its defaults: how
-        many, the share of cold items, the share of users without training). Where the unit is
-        known: first, last (ISO dates), days and months (ISO month → interactions).
+        Of one with times: ties (share with the time of their user's one before), tie_agreement
+        (`_tie_agreement`), duplicates (share that repeat user, item and time), leak (share of
+        leave-one-out's test targets that are earlier than training's last interaction),
+        leak_median (for the median target, the share of training that is later than it), drift
+        (total variation distance of the items' shares between the first and the second half, 0 to
+        1), new_items (share of the last tenth that are of items that the nine tenths before have
+        not), temporal_users, temporal_cold_items, temporal_cold_users (of the test targets of the
+        protocol temporal at its defaults: how many, the share of cold items, the share of users
+        without training). Where the unit is known: first, last (ISO dates), days and months (ISO
+        month → interactions).
     """
     place = pl.int_range(pl.len()).over("user")
     left = pl.len().over("user") - place
@@ -69,12 +73,37 @@ def _of_times(marked: pl.DataFrame, targets: pl.DataFrame) -> dict[str, Any]:
     later = 1 - places / max(1, len(training))  # the share of training that is later
     return {
         "ties": _share(ties["ties"]),
+        "tie_agreement": _tie_agreement(marked),
         "duplicates": _share(ties["duplicates"]),
         "leak": float((later > 0).mean()),
         "leak_median": float(np.median(later)),
         **_drift(marked),
         **_temporal(marked),
     }
+
+
+def _tie_agreement(rows: pl.DataFrame) -> float | None:
+    """How often two items that tie, one right after the other, are in the same order as when they
+    tie another time: 0.5 by chance, 1 in a file that is sorted by item. None if there are few.
+    """
+    item, before = pl.col("item"), pl.col("item").shift().over("user")
+    tied = (pl.col("time").diff() == 0).over("user") & (item != before)
+    up, down = pl.col("up"), pl.col("down")
+    orders = (
+        rows.lazy()
+        .select(low=pl.min_horizontal(item, before), high=pl.max_horizontal(item, before),
+                up=item > before, tied=tied)
+        .filter("tied")
+        .group_by("low", "high")
+        .agg(up.sum().cast(pl.Int64), down=(~up).sum().cast(pl.Int64))
+    )  # fmt: skip
+    agreeing, differing = (
+        orders.select(((up * (up - 1) + down * (down - 1)) // 2).sum(), differing=(up * down).sum())
+        .collect()
+        .row(0)
+    )
+    meetings = agreeing + differing
+    return agreeing / meetings if meetings >= FEW_MEETINGS else None
 
 
 def _drift(rows: pl.DataFrame) -> dict[str, float]:
@@ -138,13 +167,7 @@ def sentences(found: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     if "ties" in found:
-        lines.append(
-            (
-                "ties",
-                f"{found['ties']:.1%} of the interactions happened at the same time as their "
-                "user's previous one; the order in the file decides",
-            )
-        )
+        lines.append(("ties", _on_ties(found["ties"], found.get("tie_agreement"))))
     repeats = (
         f"{found['repeats']:.1%} of the interactions are with an item that the user had before"
     )
@@ -187,3 +210,22 @@ def sentences(found: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return lines
+
+
+def _on_ties(share: float, agreement: float | None) -> str:
+    told = (
+        f"{share:.1%} of the interactions happened at the same time as their user's previous one, "
+        "so that time does not order them"
+    )
+    if agreement is None:
+        return told
+    told += (
+        f". Where the same two items tie again, {agreement:.0%} are in the same order "
+        "(by chance: 50%)"
+    )
+    if share > MANY_TIES and agreement > REGULAR:
+        told += (
+            ". So the file is sorted there, for example by item, and a model can learn that. "
+            "`shuffle_ties = true` draws the order instead"
+        )
+    return told

@@ -118,6 +118,9 @@ def times(inspection: Inspection) -> Section:
         return Section("Times", [("times", "none: the file has an order of its own")])
     first, last = (found.unit.moment(time) for time in found.span)
     share = tied["tied_interactions"] / max(1, inspection.sequences.rows.height)
+    source = inspection.dataset.active_source
+    shuffled = isinstance(source, TimedSource) and source.shuffle_ties
+    order = "their order is drawn" if shuffled else "they keep the order of the file"
     return Section(
         "Times",
         [
@@ -127,7 +130,7 @@ def times(inspection: Inspection) -> Section:
             (
                 "ties",
                 f"{tied['tied_interactions']:,} interactions ({share:.1%}) share their time with "
-                "another of the user's; they keep the order of the file",
+                f"another of the user's; {order}",
             ),
         ],
     )

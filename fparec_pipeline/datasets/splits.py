@@ -37,6 +37,7 @@ from fparec_pipeline.datasets.preprocess import (
     between,
     numbers,
     repetitions,
+    with_shuffled_ties,
     without_consecutive_repeats,
     without_duplicates,
 )
@@ -339,6 +340,8 @@ def in_range(dataset: Dataset, found: Interactions) -> tuple[pl.DataFrame, dict[
     source, table, dropped = dataset.active_source, found.table, {}
     if found.unit is not None and isinstance(source, TimedSource):
         table = between(table, source.from_date, source.to_date, found.unit)
+        if source.shuffle_ties:
+            table = with_shuffled_ties(table)
         for key, drop in DROPS.items():
             if getattr(source, f"drop_{key}"):
                 fewer = drop(table)

@@ -46,6 +46,32 @@ def test_repeats_ties_and_duplicates(found):
     assert found["duplicates"] == pytest.approx((len(ROWS) - len(set(ROWS))) / len(ROWS))
 
 
+def tied_pairs(rows):
+    """Items of one user and time that follow one another, in order."""
+    return [
+        (a[1], b[1])
+        for a, b in itertools.pairwise(rows)
+        if a[0] == b[0] and a[2] == b[2] and a[1] != b[1]
+    ]
+
+
+def test_the_agreement_of_ties_is_that_of_all_their_meetings():
+    draw = random.Random(1)
+    rows = [(user, draw.randrange(6), time) for user in range(40) for time in (1, 1, 1, 2, 2)]
+    pairs = tied_pairs(rows)
+    meetings = [
+        a == b for a, b in itertools.combinations(pairs, 2) if a in (b, b[::-1])
+    ]  # fmt: skip
+    table = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    assert audit(table, None)["tie_agreement"] == pytest.approx(statistics.fmean(meetings))
+    assert 0.4 < statistics.fmean(meetings) < 0.6
+
+
+def test_few_ties_say_nothing_of_their_order(found):
+    assert found["tie_agreement"] is None
+    assert dict(sentences(found))["ties"].endswith("so that time does not order them")
+
+
 def test_the_leak_of_leave_one_out(found):
     tests = [own[-1] for own in OF_USER.values()]
     last = max(day for *_, day in TRAINING)

@@ -22,11 +22,13 @@ import pytest
 from reading import collected
 
 from fparec_pipeline.config import Dataset, source_of
+from fparec_pipeline.datasets.audit import sentences
 from fparec_pipeline.datasets.checks import check_splits
 from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.datasets.notes import notes
 from fparec_pipeline.datasets.splits import make_splits, read_splits
 from fparec_pipeline.datasets.times import KINDS, PLAIN, WHOLE, ZONED
+from fparec_pipeline.training.sequential import audit_of
 
 NAMES = {"user": "user_id", "item": "item_id", "time": "ts"}
 SOURCE = source_of(reader="csv", address="log.csv", **NAMES)
@@ -527,6 +529,20 @@ def test_ties_are_counted(data, tmp_path):
     rows = [(u, i, n // 2) for u in "ab" for n, i in enumerate("xyzwv")]
     stats = made(data, written(tmp_path, text_of(rows))).stats
     assert (stats["tied_interactions"], stats["duplicate_interactions"]) == (8, 0)
+
+
+def test_a_file_sorted_by_item_is_noticed_and_its_ties_can_be_shuffled(data, tmp_path):
+    draw = random.Random(0)
+    rows = [(f"u{u}", i, t) for u in range(40) for t in range(3)
+            for i in sorted(draw.sample("abcdefgh", 3))]  # fmt: skip
+    path = written(tmp_path, text_of(rows))
+    told = {}
+    for shuffle in (False, True):
+        made(data, path, shuffle_ties=shuffle)
+        told[shuffle] = dict(sentences(audit_of(data.splits("shop"))))["ties"]
+    assert "100% are in the same order" in told[False]
+    assert "`shuffle_ties = true`" in told[False]
+    assert "shuffle_ties" not in told[True]
 
 
 def test_a_users_only_copy_is_never_to_be_deleted(tmp_path):

@@ -1,6 +1,7 @@
 """k-core, order, ids and leave-one-out against naive loops over the definitions."""
 
 import datetime
+import random
 
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from fparec_pipeline.datasets.preprocess import (
     leave_one_out,
     numbered,
     own_ids,
+    with_shuffled_ties,
 )
 from fparec_pipeline.datasets.times import Unit
 
@@ -87,6 +89,23 @@ def test_leave_one_out_takes_the_last_two(lengths):
 def test_ties_keep_the_order_of_the_file_not_of_the_item():
     rows = [("a", "z", 1), ("a", "m", 1), ("a", "b", 1), ("a", "y", 0)]
     assert [row[3] for row in named(numbered(frame(rows)))] == ["y", "z", "m", "b"]
+
+
+def test_shuffled_ties_change_places_only_with_each_other():
+    draw = random.Random(0)
+    rows = [(draw.choice("abc"), str(item), draw.randrange(4)) for item in range(200)]
+    table = frame(rows)
+    shuffled = with_shuffled_ties(table)
+    assert shuffled.select("user", "time").equals(table.select("user", "time"))
+    groups = [
+        {key: group["item"].cast(pl.String).to_list() for key, group in t.group_by("user", "time")}
+        for t in (table, shuffled)
+    ]
+    assert {k: sorted(v) for k, v in groups[0].items()} == {
+        k: sorted(v) for k, v in groups[1].items()
+    }
+    assert sum(groups[0][key] != groups[1][key] for key in groups[0]) == len(groups[0])
+    assert with_shuffled_ties(table).equals(shuffled)
 
 
 @pytest.mark.parametrize(("unit", "second"), [("s", 1), ("ms", 1000), ("ns", 1_000_000_000)])

@@ -81,6 +81,7 @@ def test_a_touched_file_of_the_same_content_changes_nothing_and_is_hashed_once(
         entry(to_date="2020-01-01"),
         entry(time_unit="ms"),
         entry(drop_duplicates=True),
+        entry(shuffle_ties=True),
         entry(null_values=["u1"]),
     ],
 )
