@@ -226,6 +226,6 @@ def _on_ties(share: float, agreement: float | None) -> str:
     if share > MANY_TIES and agreement > REGULAR:
         told += (
             ". So the file is sorted there, for example by item, and a model can learn that. "
-            "`shuffle_ties = true` draws the order instead"
+            "With shuffle_ties = true in datasets.toml their order is drawn instead"
         )
     return told

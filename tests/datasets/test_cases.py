@@ -541,7 +541,7 @@ def test_a_file_sorted_by_item_is_noticed_and_its_ties_can_be_shuffled(data, tmp
         made(data, path, shuffle_ties=shuffle)
         told[shuffle] = dict(sentences(audit_of(data.splits("shop"))))["ties"]
     assert "100% are in the same order" in told[False]
-    assert "`shuffle_ties = true`" in told[False]
+    assert "shuffle_ties = true in datasets.toml" in told[False]
     assert "shuffle_ties" not in told[True]
 
 
