@@ -1,8 +1,9 @@
 """The tables of docs/results.md; `fparec results tables` prints them.
 
-Three kinds, for each dataset and the models of Tables 3 and 4 that have all seeds, FPARec among
-them: seeds, medians, intervals and paired tests; validation by epoch; and, where there are more
-than 10,000 users, what the medians would be had 10,000 been drawn, as the paper did.
+Three kinds, for each dataset and the models of Tables 3, 4 and 6 with all seeds, among them the
+one that the others are tested against: seeds, medians, intervals and paired tests; validation by
+epoch; and, where there are more than 10,000 users, what the medians would be had 10,000 been drawn,
+as the paper did.
 
 Here belongs what only that page shows. A study's table belongs to `study_table.py`.
 """
@@ -12,13 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import HERO, REFERENCES, Config
+from fparec_pipeline.config import REFERENCES, Config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.medians import COLUMNS
 from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
 from fparec_pipeline.results.study_table import DASH, compact_markdown, markdown_table
 from fparec_pipeline.results.tables import render, rendered_study
-from fparec_pipeline.results.trials import trials_frame
+from fparec_pipeline.results.trials import trials_frame, under_arm_names
 from fparec_pipeline.training.record import HISTORY
 
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
@@ -38,28 +39,29 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
         config: says which models and seeds Table 3 has.
     """
     users, finished = UserRanks(config, data), trials_frame(data, config)
-    for table in ("table_3", "table_4", "ml_1m_recipe", "ml_1m_wide_recipe"):
+    for table in ("table_3", "table_4", "table_6", "ml_1m_recipe", "ml_1m_wide_recipe"):
         yield render(table, finished, config, data)[0].rstrip()
-    seeds = config.studies["table_3"].seeds
-    counts = finished.group_by("dataset", "model").len()
-    complete = set(counts.filter(pl.col("len") == len(seeds)).drop("len").iter_rows())
     shown: set[tuple[str, str]] = set()
-    for table, suffix in (("table_3", ""), ("table_4", ", Table 4")):
+    for table, suffix in (("table_3", ""), ("table_4", ", Table 4"), ("table_6", ", Table 6")):
         study = config.studies[table]
+        counts = under_arm_names(finished, study, config).group_by("dataset", "model").len()
+        complete = counts.filter(pl.col("len") == len(study.seeds)).drop("len").rows()
         for dataset in study.datasets:
             models = [model for model in study.arms if (dataset, model) in complete]
             new = {(dataset, model) for model in models} - shown
-            if HERO not in models or not new:
+            hero = config.hero_of(study, dataset)
+            if hero not in models or not new:
                 continue
             shown |= new
             title = f"{config.datasets[dataset].title or dataset}{suffix}"
-            each = dict.fromkeys(models, seeds) | dict.fromkeys(REFERENCES, (0,))
-            yield from _of_dataset(title, dataset, each, users, config, data)
+            seeds = dict.fromkeys(models, study.seeds) | dict.fromkeys(REFERENCES, (0,))
+            yield from _of_dataset(title, dataset, hero, seeds, users, config, data)
 
 
 def _of_dataset(
     title: str,
     dataset: str,
+    hero: str,
     seeds: dict[str, tuple[int, ...]],
     users: UserRanks,
     config: Config,
@@ -67,26 +69,31 @@ def _of_dataset(
 ) -> Iterator[str]:
     yield f"## {title}, test set"
     for metric, heading in COLUMNS.items():
-        yield f"### {title}: {heading}\n\n{tests(dataset, metric, seeds, config, users)}"
+        yield f"### {title}: {heading}\n\n{tests(dataset, metric, hero, seeds, config, users)}"
     yield f"### {title}: validation HR@10\n\n{by_epoch(dataset, seeds, config, data)}"
     if table := drawn(dataset, seeds, config, users):
         yield f"### {title}: had users been drawn\n\n{table}"
 
 
 def tests(
-    dataset: str, metric: str, seeds: dict[str, tuple[int, ...]], config: Config, users: UserRanks
+    dataset: str,
+    metric: str,
+    hero: str,
+    seeds: dict[str, tuple[int, ...]],
+    config: Config,
+    users: UserRanks,
 ) -> str:
-    """A row a model: its seeds, median, interval, and FPARec's paired test against it."""
+    """A row a model: its seeds, median, interval, and the hero's paired test against it."""
     part = metric.partition("/")[0]
     arms = [arm for arm in seeds if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
     ranks = {arm: found for arm in arms if (found := users.read(dataset, arm, seeds[arm]))}
     values = {arm: found.values(metric) for arm, found in ranks.items()}
-    tested = compare(values, [(HERO, arm) for arm in arms if arm != HERO])
+    tested = compare(values, [(hero, arm) for arm in arms if arm != hero])
     lines = []
     for arm, by_user in values.items():
         of_seeds = by_user.mean(axis=1)
         low, high = bootstrap_interval(by_user)
-        test = tested.get((HERO, arm))
+        test = tested.get((hero, arm))
         p = "" if test is None else f"{test.p_holm:.2g}" if test.p_holm else "below 1e-300"
         lines.append(
             [
@@ -98,7 +105,8 @@ def tests(
                 p,
             ]
         )
-    header = ["model", "each seed", "median", "95 % interval", "FPARec minus it", "p (Holm)"]
+    minus = f"{config.titles[hero]} minus it"
+    header = ["model", "each seed", "median", "95 % interval", minus, "p (Holm)"]
     return markdown_table(header, lines, text_columns=1)
 
 
@@ -109,7 +117,8 @@ def by_epoch(
     lines = []
     for arm in (arm for arm in seeds if arm not in REFERENCES):
         histories = [
-            pl.read_parquet(data.trial(dataset, arm, seed) / HISTORY) for seed in seeds[arm]
+            pl.read_parquet(data.trial(dataset, config.trained_as(dataset, arm), seed) / HISTORY)
+            for seed in seeds[arm]
         ]
         cells = [
             np.median([_best_until(history, epoch) for history in histories])
