@@ -13,6 +13,7 @@ import polars as pl
 
 from fparec_pipeline.datasets.times import TICKS
 
+TIED = (pl.col("time").diff() == 0).over("user").fill_null(False)  # of rows by user, then time
 QUANTILE = 0.9  # where `temporal` cuts by default
 MANY_TIES = 0.01  # share of interactions
 FEW_MEETINGS = 100  # of two items that tie twice: fewer say nothing
@@ -65,7 +66,7 @@ def _share(flags: pl.Series) -> float:
 
 def _of_times(marked: pl.DataFrame, targets: pl.DataFrame) -> dict[str, Any]:
     ties = marked.select(
-        ties=(pl.col("time").diff() == 0).over("user").fill_null(False),
+        ties=TIED,
         duplicates=pl.struct("user", "item", "time").is_first_distinct().not_(),
     )
     training = marked.filter(pl.col("part") == 0)["time"].sort()
@@ -85,9 +86,15 @@ def _of_times(marked: pl.DataFrame, targets: pl.DataFrame) -> dict[str, Any]:
 def _tie_agreement(rows: pl.DataFrame) -> float | None:
     """How often two items that tie, one right after the other, are in the same order as when they
     tie another time: 0.5 by chance, 1 in a file that is sorted by item. None if there are few.
+
+    A pair that ties n times, u of them one way, meets itself n(n-1)/2 times and agrees in
+    u(u-1)/2 + (n-u)(n-u-1)/2; both are summed over all pairs.
+
+    Args:
+        rows: user, item, time; by user, then position.
     """
     item, before = pl.col("item"), pl.col("item").shift().over("user")
-    tied = (pl.col("time").diff() == 0).over("user") & (item != before)
+    tied = TIED & (item != before)
     up, down = pl.col("up"), pl.col("down")
     orders = (
         rows.lazy()

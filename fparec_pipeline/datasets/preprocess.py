@@ -79,6 +79,9 @@ def with_shuffled_ties(table: pl.DataFrame) -> pl.DataFrame:
 
     Drawn with a fixed seed, so that the same file gives the same order. All else stays in place,
     so that the users keep their numbers.
+
+    Args:
+        table: Categorical columns user and item, and time (Int64), in the order of the file.
     """
     users, times = _codes(table["user"]).astype(np.int64), table["time"].to_numpy()
     drawn = np.random.default_rng(0).permutation(table.height)

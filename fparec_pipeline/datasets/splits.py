@@ -334,8 +334,8 @@ def _collected(
 
 
 def in_range(dataset: Dataset, found: Interactions) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The rows in the source's date range without what its keys `drop_…` drop, and how many each
-    of these has dropped (`dropped_…`).
+    """The rows in the source's date range, ties shuffled if it says so, without what its keys
+    `drop_…` drop; and how many each of these has dropped (`dropped_…`).
     """
     source, table, dropped = dataset.active_source, found.table, {}
     if found.unit is not None and isinstance(source, TimedSource):

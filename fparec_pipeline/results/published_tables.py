@@ -22,6 +22,7 @@ from fparec_pipeline.results.tables import render, rendered_study
 from fparec_pipeline.results.trials import trials_frame, under_arm_names
 from fparec_pipeline.training.record import HISTORY
 
+DETAILED = {"table_3": "", "table_4": ", Table 4", "table_6": ", Table 6"}  # study → in headings
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
 DRAWS, DRAWN_USERS = 2000, 10_000
 
@@ -36,13 +37,13 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
 
     Args:
         data: where `import_results` has put them.
-        config: says which models and seeds Table 3 has.
+        config: says which models and seeds each study has.
     """
     users, finished = UserRanks(config, data), trials_frame(data, config)
-    for table in ("table_3", "table_4", "table_6", "ml_1m_recipe", "ml_1m_wide_recipe"):
+    for table in (*DETAILED, "ml_1m_recipe", "ml_1m_wide_recipe"):
         yield render(table, finished, config, data)[0].rstrip()
     shown: set[tuple[str, str]] = set()
-    for table, suffix in (("table_3", ""), ("table_4", ", Table 4"), ("table_6", ", Table 6")):
+    for table, suffix in DETAILED.items():
         study = config.studies[table]
         counts = under_arm_names(finished, study, config).group_by("dataset", "model").len()
         complete = counts.filter(pl.col("len") == len(study.seeds)).drop("len").rows()
