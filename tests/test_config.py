@@ -88,6 +88,17 @@ def test_every_arm_and_reference_has_a_title(load):
     assert config.titles["own"] == "own"
 
 
+def test_among_a_datasets_models_another_window_stands_in_the_name(load):
+    config = load()
+    names = config.titles_on("ml-1m")  # n = 200; Table 5 is of n = 500
+    assert names["fparec_k40"] == "FPARec, k = 40 (n = 500)"
+    assert names["fparec_short"] == "FPARec, short window (n = 50)"
+    assert (names["fparec"], names["popularity"]) == ("FPARec", "Popularity")
+    assert config.titles_on("beauty")["fparec_long"] == "FPARec, long window (n = 200)"
+    with pytest.raises(ConfigError, match="no_such"):
+        config.titles_on("no_such")
+
+
 # Overlays
 
 

@@ -215,7 +215,9 @@ def test_the_report_shows_every_string_as_text(evil, monkeypatch):
 def test_markdown_shows_every_string_as_text_in_its_cell(name, evil):
     config = load_config(evil)
     if name == "leaderboard":
-        markdown = leaderboard_markdown(leaderboard("ml-1m", data=evil).to_dicts(), config)
+        markdown = leaderboard_markdown(
+            leaderboard("ml-1m", data=evil).to_dicts(), config.titles_on("ml-1m")
+        )
     else:
         markdown, _ = render(name, trials_frame(evil, config), config, evil)
     elements = harmless(

@@ -125,12 +125,13 @@ def compare(
             highlight=False,
         )
         return
-    console.print(sentence(found, config.titles), markup=False, highlight=False)
+    titles = config.titles_on(dataset)
+    console.print(sentence(found, titles), markup=False, highlight=False)
     seconds = {row["model"]: row["seconds"] / len(row["seeds"]) for row in frame.to_dicts()}
     table = Table("against", "NDCG@10", "mean difference", "p (Holm)", "seconds a trial", box=None)
     for rival in found.rivals:
         table.add_row(
-            config.titles.get(rival.arm, rival.arm),
+            titles.get(rival.arm, rival.arm),
             number(rival.median),
             "—" if rival.difference is None else f"{rival.difference:+.4f}",
             "—" if rival.p_holm is None else f"{rival.p_holm:.2g}",

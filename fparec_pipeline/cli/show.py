@@ -38,11 +38,11 @@ def print_leaderboard(config: Config, data: DataRoot, dataset: str, metric: str)
     frame = leaderboard(dataset, metric, data)
     found = winner(frame, dataset, UserRanks(config, data))
     console.print(Text(config.datasets[dataset].title or dataset, style="bold"))
-    rows = frame.to_dicts()
-    console.print(leaderboard_table(rows, config, found))
+    rows, titles = frame.to_dicts(), config.titles_on(dataset)
+    console.print(leaderboard_table(rows, titles, found))
     console.print(legend(rows, found), style="dim", highlight=False)
     if found:
-        console.print(sentence(found, config.titles), markup=False, highlight=False)
+        console.print(sentence(found, titles), markup=False, highlight=False)
     note_outdated([dataset], config, data)
     if licence := config.datasets[dataset].licence:
         console.print(f"Licence of the data: {licence}", markup=False, highlight=False)
@@ -60,7 +60,7 @@ def note_outdated(datasets: Iterable[str], config: Config, data: DataRoot) -> No
 
 
 def leaderboard_table(
-    rows: Iterable[Mapping[str, Any]], config: Config, found: "Winner | None"
+    rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str], found: "Winner | None"
 ) -> Table:
     """A row a model: medians, the interval of NDCG@10, seeds and marks; fits 80 columns."""
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -69,7 +69,7 @@ def leaderboard_table(
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("seeds")
     for row in rows:
-        name = Text(config.titles.get(row["model"], row["model"]))
+        name = Text(titles.get(row["model"], row["model"]))
         if found and row["model"] == found.arm:
             name.stylize("bold green")
         elif found and row["model"] in found.not_ahead_of:

@@ -76,6 +76,21 @@ class Config(BaseModel):
             raise ConfigError(f"{where}: {error}") from error
         return h.model_copy(update={"code": code}) if code else h
 
+    def titles_on(self, dataset: str) -> dict[str, str]:
+        """Arm or reference -> name as printed among all models of the dataset.
+
+        An arm whose window is not the dataset's own has its n in the name: of two otherwise equal
+        models it may be all that sets them apart.
+
+        Raises:
+            ConfigError: there is no such dataset.
+        """
+        known(dataset, self.datasets, "dataset")
+        usual = (self.defaults | self.datasets[dataset].hyperparameters)["n"]
+        windows = {arm: self._layers(dataset, arm)["n"] for arm in self.arms}
+        named = {a: f"{self.titles[a]} (n = {n})" for a, n in windows.items() if n != usual}
+        return self.titles | named
+
     def trained_as(self, dataset: str, arm: str) -> str:
         """The name under which the arm is trained on the dataset; a reference's own.
 

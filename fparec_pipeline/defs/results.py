@@ -154,7 +154,7 @@ def _leaderboard_asset(config: Config) -> dg.AssetsDefinition:
         data, dataset = workspace.data, context.partition_key
         frame = ranked(pl.read_parquet(medians_path(data, dataset)), dataset)
         found = winner(frame, dataset, UserRanks(config, data))
-        markdown = leaderboard_markdown(frame.to_dicts(), config, found)
+        markdown = leaderboard_markdown(frame.to_dicts(), config.titles_on(dataset), found)
         numbers = winner_metrics(found)
         published = _publish(data, f"leaderboard_{dataset}", markdown, frame.to_dicts(), numbers)
         medians = Medians(Tracker(None, data))
@@ -252,8 +252,9 @@ def winner_metadata(found: Winner | None, config: Config) -> dict[str, Any]:
     """The answer in words, and in numbers that the page plots over time."""
     if found is None:
         return {}
+    titles = config.titles_on(found.dataset)
     numbers: dict[str, Any] = {
-        "best_model": config.titles.get(found.arm, found.arm),
+        "best_model": titles.get(found.arm, found.arm),
         "best_ndcg_at_10": dg.MetadataValue.float(found.median),
         "significantly_ahead_of_all": dg.MetadataValue.bool(found.sure),
         "models_not_told_from_the_best": dg.MetadataValue.int(len(found.not_ahead_of)),
@@ -261,7 +262,7 @@ def winner_metadata(found: Winner | None, config: Config) -> dict[str, Any]:
     }
     if found.margin is not None:
         numbers["margin_ndcg_at_10"] = dg.MetadataValue.float(found.margin)
-    return {"answer": sentence(found, config.titles)} | numbers
+    return {"answer": sentence(found, titles)} | numbers
 
 
 def winner_metrics(found: Winner | None) -> dict[str, float]:

@@ -162,11 +162,12 @@ def _train(
 
     data = workspace.data
     splits = read_splits(data.splits(dataset))
+    titles = config.titles_on(dataset)
     with reporting(data, context.run.run_id, context.log) as reporter:
         for seed in config.seeds:
             trial = config.trial(dataset, arm, seed)
             record = run_trial(trial, splits, data, device=workspace.device, observer=reporter)
-            metadata = trial_metadata(data.trial(*trial.id), record, config.titles[trial.arm])
+            metadata = trial_metadata(data.trial(*trial.id), record, titles[trial.arm])
             for key, partition in places(config, trial.id):
                 tags = {DATA_VERSION: data_version(record)}
                 context.log_event(

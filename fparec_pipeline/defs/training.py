@@ -187,7 +187,7 @@ def _training_asset(
             reused = was is not None and was.attempt == record.attempt
             if reused:
                 context.log.info(_reuse_note(record))
-            title = settings.titles[trial.arm]
+            title = settings.titles_on(trial.dataset)[trial.arm]
             shown = trial_result(data.trial(*trial.id), record, reporter, title, reused)
             if len(wanted) == 1:
                 yield shown

@@ -68,6 +68,7 @@ def _card(
 ) -> Card:
     found = winner(medians, dataset, users)
     frame = leaderboard(medians, dataset)
+    titles = config.titles_on(dataset)
     rows = []
     for row in frame.iter_rows(named=True):
         marks = [name for name in ("provisional", "published") if row[name] and row["trained"]]
@@ -75,7 +76,7 @@ def _card(
             marks.append("hit its cap of epochs")
         rows.append(
             Row(
-                title=config.titles.get(row["model"], row["model"]),
+                title=titles.get(row["model"], row["model"]),
                 trained=row["trained"],
                 kind=_kind(row, found),
                 seeds=", ".join(map(str, row["seeds"])) if row["trained"] else "untrained",
@@ -105,10 +106,10 @@ def _card(
         title=config.datasets[dataset].title or dataset,
         own=dataset not in _packaged(),
         winner=found,
-        name=config.titles.get(found.arm, found.arm) if found else "",
-        level=listed(found.level, config.titles) if found else "",
-        above=listed(found.provisional_above, config.titles) if found else "",
-        answer=sentence(found, config.titles) if found else "No model has been trained here.",
+        name=titles.get(found.arm, found.arm) if found else "",
+        level=listed(found.level, titles) if found else "",
+        above=listed(found.provisional_above, titles) if found else "",
+        answer=sentence(found, titles) if found else "No model has been trained here.",
         origin=_origin(trials.filter(pl.col("dataset") == dataset, pl.col("trained"))),
         rows=tuple(rows),
         forest=forest(estimates[:SHOWN]),

@@ -73,8 +73,9 @@ def repeats_table(splits: Splits, trials: pl.DataFrame, config: Config, data: Da
             )
         found.append((str(arm), np.median(values, axis=0)))
     found.sort(key=lambda row: (row[0] in REFERENCES, -row[1][0]))
+    titles = config.titles_on(splits.name)
     lines = [
-        [escaped(config.titles.get(arm, arm)), *(f"{value:.4f}" for value in values)]
+        [escaped(titles.get(arm, arm)), *(f"{value:.4f}" for value in values)]
         for arm, values in found
     ]
     share = f"{repeated.mean():.2%} of {len(repeated):,} test targets are repeated."

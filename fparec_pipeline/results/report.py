@@ -409,11 +409,12 @@ def _curves(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[s
     found = []
     trained = trials.filter(pl.col("trained"), ~pl.col("stale")).sort("model", "seed")
     for dataset in trained["dataset"].unique().sort():
+        titles = config.titles_on(dataset)
         histories: dict[str, list[pl.DataFrame]] = {}
         for row in trained.filter(pl.col("dataset") == dataset).iter_rows(named=True):
             path = data.trial(dataset, row["model"], row["seed"]) / HISTORY
             if path.exists():
-                title = config.titles.get(row["model"], row["model"])
+                title = titles.get(row["model"], row["model"])
                 histories.setdefault(title, []).append(pl.read_parquet(path))
         if histories:
             title = _title(dataset, config)
@@ -434,7 +435,8 @@ def _beyond(config: Config, trials: pl.DataFrame) -> list[dict[str, Any]]:
     found = []
     for (dataset,), rows in medians.group_by("dataset", maintain_order=True):
         title = _title(str(dataset), config)
-        points = {config.titles.get(arm, arm): (x, y) for _, arm, x, y in rows.iter_rows()}
+        titles = config.titles_on(str(dataset))
+        points = {titles.get(arm, arm): (x, y) for _, arm, x, y in rows.iter_rows()}
         found.append({"title": title, "image": _image(svg(accuracy_and_coverage(points, title)))})
     return found
 

@@ -215,13 +215,13 @@ def compact_markdown(table: Table, metric: str = "test/ndcg_at_10") -> str:
 
 
 def leaderboard_markdown(
-    rows: list[dict[str, Any]], config: Config, found: Winner | None = None
+    rows: list[dict[str, Any]], titles: Mapping[str, str], found: Winner | None = None
 ) -> str:
     """A dataset's leaderboard, its entries in their order, as a markdown table.
 
     Args:
         rows: `medians.leaderboard` of one dataset, perhaps with intervals.
-        config: for titles; an entry that it does not know keeps its name.
+        titles: arm -> name as printed; an arm that it lacks keeps its name.
         found: the winner: it stands in bold, and what cannot be told from it has the mark ≈.
     """
     lines = []
@@ -229,9 +229,7 @@ def leaderboard_markdown(
     for row in rows:
         seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
         notes = [note for note in ("provisional", "published") if row.get(note) and row["trained"]]
-        name = escaped(config.titles.get(row["model"], row["model"])) + (
-            DAGGER if row["capped"] else ""
-        )
+        name = escaped(titles.get(row["model"], row["model"])) + (DAGGER if row["capped"] else "")
         if found and row["model"] == found.arm:
             name = f"**{name}**"
         if row["model"] in level:

@@ -127,13 +127,14 @@ def _rivals(
         if tested:
             values[row["model"]] = tested.values(metric)
     tests = compare(values, [(best["model"], row["model"]) for row in others])
+    titles = users.config.titles_on(best["dataset"])
     rivals = []
     for row in others:
         test = tests.get((best["model"], row["model"]))
         rivals.append(
             Rival(
                 arm=row["model"],
-                title=users.config.titles.get(row["model"], row["model"]),
+                title=titles.get(row["model"], row["model"]),
                 trained=True,
                 median=row[metric],
                 difference=None if test is None else test.difference,

@@ -72,7 +72,7 @@ def _report(
         if (_newest_tags(key, partition, on) or {}).get(DATA_VERSION) != version
     ]
     if unknown:
-        metadata = trial_metadata(folder, record, config.titles[record.arm])
+        metadata = trial_metadata(folder, record, config.titles_on(record.dataset)[record.arm])
         if link := links.get(record.attempt):
             metadata["mlflow_run"] = dg.MetadataValue.url(link)
         for key, partition in unknown:

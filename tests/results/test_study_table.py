@@ -135,7 +135,9 @@ def test_the_leaderboard_in_markdown(data, config):
     finish(data, config, "beauty", {"fparec": 0.0417, "last_ten": 0.0}, hit_cap=True)
     folder = data.trial("beauty", "fparec", 2)
     (folder / "trial.json").unlink()
-    text = leaderboard_markdown(leaderboard("beauty", data=data).to_dicts(), config)
+    text = leaderboard_markdown(
+        leaderboard("beauty", data=data).to_dicts(), config.titles_on("beauty")
+    )
     interval = r"\[0\.\d{4}, \d\.\d{4}\]"  # over the two users of `trial_folders`
     values = r" \| ".join(
         rf"{value} {interval}" for value in ("0.0834", "0.0417", "0.5000", "0.5000")
