@@ -183,6 +183,12 @@ def test_the_arms_of_a_study_are_models_times_variants(load):
     assert values(config, "beauty", "fparec_low", "mixer", "d") == ("factorized_positional", 4)
 
 
+@pytest.mark.parametrize("changes", [{"hyperparameters": "{ d = 4 }"}, {"on.beauty": "{ d = 4 }"}])
+def test_changes_that_a_study_without_variants_would_ignore_are_refused(load, changes):
+    with pytest.raises(ConfigError, match=r"\[mine\].*variants, and it has none"):
+        load(studies=study(**changes))
+
+
 def test_a_variants_changes_go_over_the_studys_and_the_dataset_over_both(load):
     config = load(
         studies=study(

@@ -88,6 +88,11 @@ def _with_studies(config: Config, entries: dict[str, StudyEntry], where: str) ->
         if study in config.arms:
             raise ConfigError(f"{where} [{study}]: an arm has that name already.")
         _check_names(entry.variants, f"{where} [{study}.variants]")
+        if (entry.hyperparameters or entry.on) and not entry.variants:
+            raise ConfigError(
+                f"{where} [{study}]: `hyperparameters` and `on` are for the study's variants, "
+                "and it has none. Add one, such as `variants.mine = {}`, or remove them."
+            )
         for variant_name, variant in entry.variants.items():
             for base in entry.arms:
                 try:
