@@ -10,7 +10,7 @@ Notable:
 Here belongs who is chosen. What becomes of it belongs to `champion.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -113,7 +113,7 @@ def choose(
     return Choice(
         dataset=dataset,
         arm=winner["model"],
-        title=config.titles[winner["model"]],
+        title=config.titles_on(dataset)[winner["model"]],
         seed=max(seeds, key=lambda seed: (seeds[seed], -seed)),
         median=winner[METRIC],
         seeds=seeds,
@@ -157,10 +157,11 @@ def _rivals(
         for row in (winner, *close)
     }
     tests = compare(arrays, [(winner["model"], row["model"]) for row in close])
+    titles = config.titles_on(winner["dataset"])
     return tuple(
         Rival(
             arm=row["model"],
-            title=_title(row["model"], config),
+            title=titles[row["model"]],
             trained=row["trained"],
             median=row[METRIC],
             difference=tests[winner["model"], row["model"]].difference,
@@ -168,11 +169,6 @@ def _rivals(
         )
         for row in close
     )
-
-
-def _title(arm: str, config: Config) -> str:
-    titles: Mapping[str, str] = REFERENCES | config.titles
-    return titles[arm]
 
 
 def validation_values(dataset: str, arm: str, seeds: Sequence[int], data: DataRoot) -> np.ndarray:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from fparec_pipeline.config import Hyperparameters
 from fparec_pipeline.datasets.splits import Cases, Splits
-from fparec_pipeline.models.network import Recommender
+from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.significance import ALPHA, paired_p
 from fparec_pipeline.serving.champion import CHOSEN, Champion
@@ -86,7 +86,7 @@ def _values(champion: Champion, folder: Path, splits: Splits, names: pl.DataFram
     known = pl.read_parquet(folder / ITEMS)
     h = Hyperparameters(**champion.hyperparameters)
     n_items = champion.stands_on.n_items
-    network = Recommender(h, n_items)
+    network = build_network(h, n_items)
     network.load_state_dict(load_file(folder / CHOSEN))
     cases = splits.cases("valid")
     old = _renumbered(cases, _numbers(names, known, n_items), n_items)

@@ -12,7 +12,7 @@ import torch
 from roots import trained_root
 from safetensors.torch import load_file
 
-from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.config import Hyperparameters, load_config
 from fparec_pipeline.datasets.splits import read_splits
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.results.trials import trials_frame
@@ -95,6 +95,17 @@ def test_the_same_data_and_trial_are_no_worse_than_themselves(data, config):
     assert found.challenger == pytest.approx(found.champion)
     assert not found.worse
     shutil.rmtree(data.champions("tiny"))
+
+
+def test_a_champion_with_a_network_of_ones_own_is_compared_too(data):
+    with (data.root / "models.toml").open("a") as file:
+        file.write('\n[last_item]\nnetwork = "own_network:LastItem"\n')
+    config = load_config(data)
+    splits = trained_root(data, ["last_item"], (0,))
+    choice = choose(trials_frame(data, config), "tiny", config, data, "last_item")
+    champion = promote(choice, splits, config, data, device="cpu")
+    found = compare_with_champion(choice, champion, splits, data)
+    assert found.challenger == pytest.approx(found.champion)
 
 
 @pytest.mark.parametrize(
