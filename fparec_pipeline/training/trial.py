@@ -35,6 +35,7 @@ from torch import Tensor
 
 from fparec_pipeline.config import (
     TRAINING_VERSION,
+    ConfigError,
     Hyperparameters,
     Trial,
     reference_fingerprint,
@@ -302,11 +303,20 @@ def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:
 def parameter_groups(
     named: Iterable[tuple[str, Tensor]], h: Hyperparameters
 ) -> list[dict[str, Any]]:
-    """All parameters in one group, or R, R1 and R2 in a second with a learning rate of its own."""
+    """All parameters in one group, or R, R1 and R2 in a second with a learning rate of its own.
+
+    Raises:
+        ConfigError: there is a learning rate for them, but no parameter of these names.
+    """
     named = list(named)
     if h.attention_learning_rate is None:
         return [{"params": [parameter for _, parameter in named]}]
     learned = [parameter for name, parameter in named if name.split(".")[-1] in LEARNED_LOGITS]
+    if not learned:
+        raise ConfigError(
+            f"attention_learning_rate is for parameters named {', '.join(LEARNED_LOGITS)}, and "
+            f"mixer {h.mixer!r} has none of them. Remove it, or rename the mixer's parameter."
+        )
     others = [parameter for name, parameter in named if name.split(".")[-1] not in LEARNED_LOGITS]
     return [{"params": others}, {"params": learned, "lr": h.attention_learning_rate}]
 

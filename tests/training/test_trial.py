@@ -17,7 +17,7 @@ from outcomes import outcome
 from safetensors.torch import load_file
 from tiny import PACKAGED, rehashed, splits_of, tiny_splits, tiny_trial
 
-from fparec_pipeline.config import REFERENCES
+from fparec_pipeline.config import REFERENCES, ConfigError
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import derived_seed
@@ -44,6 +44,7 @@ from fparec_pipeline.training.trial import (
     checkpoint_interval,
     choose_device,
     next_folder,
+    parameter_groups,
     run_reference,
     run_trial,
 )
@@ -278,6 +279,13 @@ def test_r_moves_by_its_own_learning_rate_and_nothing_else_does(tmp_path):
     for name, start in before.items():
         step = (after[name] - start).abs().max().item()
         assert step == pytest.approx(0.1 if name.endswith(".R") else 1e-3, rel=1e-2)
+
+
+def test_a_learning_rate_for_logits_that_are_not_there_is_refused(tmp_path):
+    trial = tiny_trial("parec", attention_learning_rate=0.1)
+    own = trial.hyperparameters.model_copy(update={"mixer": "my_module:Own"})
+    with pytest.raises(ConfigError, match="R, R1, R2, and mixer 'my_module:Own' has none"):
+        parameter_groups([("blocks.0.mixer.rate", torch.ones(2))], own)
 
 
 def test_a_checkpoint_that_takes_long_is_written_more_rarely():
