@@ -406,6 +406,11 @@ def _own_file(name: str, source: FetchedSource, path: Path) -> Path:
     many = path.is_dir() or (_is_pattern(str(path)) and not path.exists())
     if many and isinstance(source, OwnSource):
         raw_files(path)  # raises where there are none
+        if source.hash:
+            raise RawDataError(
+                f"{name}: {path} is more than one file, and `hash` is that of one. Remove `hash` "
+                "from datasets.toml."
+            )
         return path
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"

@@ -260,6 +260,14 @@ def own(address, **changes):
     return Dataset(sources={"own": source_of(address=address, **(columns | changes))})
 
 
+@pytest.mark.parametrize("address", ["shop", "shop/*.txt"])
+def test_a_checksum_is_refused_where_the_files_are_many(data, address):
+    (data.root / "shop").mkdir(parents=True)
+    (data.root / "shop" / "a.txt").write_text("u,i,t\n")
+    with pytest.raises(RawDataError, match="more than one file"):
+        fetch_raw("mine", own(address, hash=SHA256), data)
+
+
 def test_an_own_file_is_used_where_it_lies(data, caplog):
     data.root.mkdir(parents=True)
     path = data.root / "mine.csv"
