@@ -106,6 +106,18 @@ def test_csv_rows_of_the_wrong_length_are_malformed(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("note", ["x", '"x"', '"x\ny, z, 3",'])
+def test_a_row_may_end_after_the_fields_that_are_asked_for(tmp_path, note):
+    path = tmp_path / "own.csv"
+    path.write_text(f"u,i,t,note,more\na,b,1\na,c,2,{note}\na,d,3,\na,e\na,f,5,x,y\n")
+    rows = rows_of(path, CSV)
+    good = rows.filter(pl.col("problem").is_null())
+    assert good.select("user", "item", "time").rows() == [
+        ("a", "b", 1), ("a", "c", 2), ("a", "d", 3), ("a", "f", 5),
+    ]  # fmt: skip
+    assert rows.height == 5  # `a,e` is set aside
+
+
 @pytest.mark.parametrize(
     ("text", "time"),
     [

@@ -196,12 +196,14 @@ def _pattern(
     lenient: bool,
     places: Sequence[int] = (),
     time: int | None = None,
+    at_least: int | None = None,
 ) -> str:
     """A regular expression of a record with so many fields; `places` are captured, strictly.
 
     A field is quoted, with its quotes doubled inside, or holds no quote. `lenient`: one that is not
     captured may go on after its closing quote, or hold quotes if it does not begin with one. `time`
-    is the place that must begin with a digit or a sign.
+    is the place that must begin with a digit or a sign. With `at_least`, the record may end after
+    so many fields.
     """
     s, q = re.escape(separator), re.escape(quote)
     quoted = f"{q}(?:[^{q}]|{q}{q})*{q}"
@@ -214,7 +216,9 @@ def _pattern(
             parts.append(f"({digit if place == time else strict})")
         else:
             parts.append(loose if lenient else strict)
-    return "^" + s.join(parts) + "$"
+    needed = fields if at_least is None else at_least
+    rest = "".join(f"(?:{s}{part}" for part in parts[needed:]) + ")?" * (fields - needed)
+    return "^" + s.join(parts[:needed]) + rest + "$"
 
 
 def _literal(
@@ -241,7 +245,9 @@ def _judged_line_by_line(
     time = None if source.time_format else places[2]
     common = {"separator": text.separator, "quote": source.quote, "fields": fields}
     row = _pattern(**common, lenient=False, places=captured, time=time)
-    any_time = _pattern(**common, lenient=True, places=captured)
+    # As in a file without quotes, what comes after the wanted fields may be missing. (Not where the
+    # record goes over lines: a stray quote would swallow a row.)
+    any_time = _pattern(**common, lenient=True, places=captured, at_least=max(places) + 1)
     strict = _pattern(**common, lenient=False, places=captured)
     literal = _literal(**common, places=captured, time=time)
 
