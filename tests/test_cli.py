@@ -252,6 +252,18 @@ def test_status_tells_done_from_unfinished_and_missing(history):
     assert lines["parec"].count("missing") == 3
 
 
+def test_status_shows_what_was_started_and_no_variant_where_it_does_not_fit(
+    tmp_path, monkeypatch, capsys
+):
+    data = tiny_root(tmp_path)
+    study = 'title = "T"\nmodels = ["fparec"]\ndatasets = ["ml-1m"]\nseeds = [0]\n'
+    (tmp_path / "studies.toml").write_text(f"[ranks]\n{study}variants.big = {{ k = 60 }}\n")
+    for arguments in (["--all"], ["--study", "ranks"]):  # k = 60 is larger than most windows
+        code, text, error = main(data, monkeypatch, capsys, "status", *arguments)
+        assert (code, error) == (0, "")
+        assert "0 of these 0 trials" in text and "missing" not in text
+
+
 def test_mlflow_holds_what_the_folders_hold(history):
     runs = mlflow_runs(history.data, where="tags.superseded = 'false'")
     current = {(run.data.tags["model"], int(run.data.tags["seed"])): run for run in runs}

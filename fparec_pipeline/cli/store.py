@@ -11,9 +11,9 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from fparec_pipeline.cli.shared import Names, app, chosen, console, print_error
+from fparec_pipeline.cli.shared import Names, app, chosen, console, print_error, split_names
 from fparec_pipeline.cli.show import note_outdated
-from fparec_pipeline.config import Config, TrialId, load_config
+from fparec_pipeline.config import Config, Trial, TrialId, known, load_config
 from fparec_pipeline.paths import DataRoot
 
 
@@ -36,22 +36,21 @@ def status(
 
     data = DataRoot.default()
     config = load_config(data)
-    every = datasets or ",".join(config.datasets)
-    if everything:
-        lists = [chosen(config, name, every, models, seeds) for name in config.studies]
-        trials = list({trial.id: trial for found in lists for trial in found}.values())
-    else:
-        trials = chosen(config, study, every, models, seeds)
+    trials = _asked_for(
+        config, list(config.studies) if everything else [study], datasets, models, seeds
+    )
     states = {trial.id: trial_status(trial, config, data) for trial in trials}
     columns = sorted({t.seed for t in trials})
+    shown = 0
     table = Table("dataset", "model", *(f"seed {seed}" for seed in columns))
     for dataset, arm in dict.fromkeys((t.dataset, t.arm) for t in trials):
         cells = [states.get(TrialId(dataset, arm, seed), "") for seed in columns]
-        if datasets or any(state != "missing" for state in cells):
+        if datasets or any(state not in ("", "missing") for state in cells):
             table.add_row(dataset, arm, *(_coloured(state) for state in cells))
+            shown += sum(state != "" for state in cells)
     console.print(table)
     console.print(
-        f"{sum(state == 'done' for state in states.values())} of {len(states)} trials are done; "
+        f"{sum(state == 'done' for state in states.values())} of these {shown} trials are done; "
         "rows without a started trial are shown with --datasets only."
     )
     note_outdated(dict.fromkeys(t.dataset for t in trials), config, data)
@@ -134,6 +133,24 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
     for problem in failed:
         print_error(problem)
     return synced is not None and registered is not None
+
+
+def _asked_for(
+    config: Config, studies: list[str], datasets: str | None, models: str | None, seeds: str | None
+) -> list[Trial]:
+    """The studies' trials on the named datasets, each once; on all datasets, those that fit there.
+
+    A study's variant has to fit the study's own datasets only (`Config.arms_on`).
+    """
+    named = [known(arm, config.arms, "model") for arm in split_names(models)]
+    found = []
+    for dataset in split_names(datasets) or config.datasets:
+        fitting = config.arms if datasets else config.arms_on(dataset)
+        for study in studies:
+            arms = named or config.studies[known(study, config.studies, "study")].arms
+            names = ",".join(arm for arm in arms if arm in fitting)
+            found += chosen(config, study, dataset, names, seeds) if names else []
+    return list(dict.fromkeys(found))
 
 
 def _coloured(state: str) -> str:
