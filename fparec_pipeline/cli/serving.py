@@ -102,7 +102,10 @@ def recommend(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The parquet file; default: data/recommendations/<dataset>.parquet."),
+        typer.Option(
+            help="The parquet file; default: data/recommendations/<dataset>.parquet, with --users "
+            "./recommendations-<dataset>.parquet."
+        ),
     ] = None,
 ) -> None:
     """Write the champion's best items for every user of a dataset, as parquet.

@@ -17,7 +17,7 @@ from fparec_pipeline.models.untrained import popularity
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.evaluation import EvaluationSet, rank_targets
 from fparec_pipeline.training.metrics import metrics_from_ranks, metrics_of_table
-from fparec_pipeline.training.record import RANKS, WEIGHTS
+from fparec_pipeline.training.record import HISTORY, RANKS, WEIGHTS
 from fparec_pipeline.training.trial import run_reference, run_trial
 
 DAY = 86_400
@@ -75,6 +75,17 @@ def equal(first, second):
 
 
 # No leak
+
+
+def test_nothing_after_the_first_cut_changes_the_loss_of_an_epoch(tmp_path):
+    trial = tiny_trial(max_epochs=3)
+    losses = []
+    for name, rows in (("a", log()), ("b", changed(log(), VALID_DAY, 1))):
+        splits, data = splits_of_log(rows, tmp_path / name)
+        run_trial(trial, splits, data, device="cpu")
+        losses.append(pl.read_parquet(data.trial(*trial.id) / HISTORY)["loss"].to_list())
+    assert len(losses[0]) == 3
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("model", ["fparec", "sasrec"])
