@@ -3,7 +3,6 @@
     python benchmarks/gpu.py correct --budget 60     # equal to the CPU, mixer by mixer
     python benchmarks/gpu.py fast --budget 90        # seconds an epoch, by what is switched on
     python benchmarks/gpu.py train table_3:ml-1m --budget 400 --jobs 4 --out results
-    python benchmarks/gpu.py correct --device cpu --small   # a look at whether it runs
 
 `train` names studies and datasets; the seeds of each arm are one stack, `--jobs` stacks run side by
 side, and what has finished when the budget ends is exported to `--out`, for `fparec results import
@@ -154,7 +153,7 @@ class Clock:
 
     def on_epoch(self, progress: Progress) -> None:
         self.told += 1
-        self.scores.append(progress.valid_ndcg_at_10)
+        self.scores.append(progress.valid_ndcg_at_10 or 0.0)
         if self.told % self.seeds == 0:
             self.ticks.append(time.perf_counter())
 
@@ -171,8 +170,7 @@ class Told:
     def on_epoch(self, p: Progress) -> None:
         if p.epoch % self.every == 1:
             seconds = time.perf_counter() - self.started
-            score = f"{p.valid_ndcg_at_10:.4f}"
-            print(f"  {p.dataset}/{p.arm} epoch {p.epoch} {score} {seconds:.0f} s", flush=True)
+            print(f"  {p.trial} {p.words} {seconds:.0f} s", flush=True)
 
     def on_checkpoint(self, folder: Path) -> None:
         pass
@@ -322,6 +320,8 @@ def stacks_of(names: Iterable[str]) -> list[tuple[str, str, tuple[int, ...]]]:
             first = config.trial(dataset, arm, 0)
             if stacked.is_stackable(first.hyperparameters):
                 found.append((dataset, first.arm, entry.seeds))
+            else:
+                print(f"{dataset}/{first.arm} cannot be stacked and is left out", flush=True)
     return list(dict.fromkeys(found))
 
 

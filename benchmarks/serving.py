@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "serving.json"
 MAIN = "from fparec_pipeline.cli import main; main()"
 WARM_UP = 100
 START_SECONDS = 120
-BAD = (
+BAD: tuple[Any, ...] = (
     {"dataframe_records": [{"history": "no list"}]},
     {"dataframe_records": [{"history": [1.5]}]},
     {"dataframe_records": [{"history": []}], "params": {"k": 0}},

@@ -6,7 +6,7 @@ Runs the trainer's steps of one epoch twice and prints the second. Usage: python
 
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -30,7 +30,7 @@ class Clock:
     """Seconds by part; of processor time on a `busy` machine."""
 
     def __init__(self, busy: bool) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.now = time.process_time if busy else time.perf_counter
 
     @contextmanager
@@ -87,7 +87,7 @@ def main(
     seconds = epoch(network, adam, batches, 2, Clock(busy)).seconds
     table = Table("model", "threads", *STAGES, "epoch")
     cells = [f"{seconds[part]:.2f}" for part in STAGES]
-    table.add_row(model, str(threads), *cells, f"{seconds.total():.2f}")
+    table.add_row(model, str(threads), *cells, f"{sum(seconds.values()):.2f}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

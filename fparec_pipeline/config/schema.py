@@ -78,7 +78,7 @@ class Dataset(Frozen):
     like: str | None = None  # the dataset whose entry this one changes, and whose raw file it reads
     licence: str | None = None
     core: int = Field(5, ge=1)  # every user and item keeps at least so many interactions
-    protocol: LeaveOneOut | Temporal = Field(LeaveOneOut(), discriminator="name")
+    protocol: LeaveOneOut | Temporal = Field(default=LeaveOneOut(), discriminator="name")
     expected: Counts | None = None
     source: str | None = None  # which of `sources`; default: the first
     sources: dict[str, Source] = Field(min_length=1)

@@ -2,10 +2,10 @@
 
 * A tick of `weekly_benchmark` asks for runs that prepare each dataset. The sensor
   `benchmark_training` asks for the training of the datasets that could be prepared, and when that
-  has ended, however it ended, writes what came of the tick to `results/last_tick.json`: the report
-  begins with it where something failed.
-* KEEP_CURRENT renders trials, medians, leaderboard, tables, figures and report after any training,
-  whoever asked for it, once nothing that they are made of is still running.
+  has ended, however it ended, writes what came of the tick to `results/last_tick.json` and asks for
+  the report, which begins with it where something failed.
+* KEEP_CURRENT renders trials, medians, leaderboard, tables and report after any training, whoever
+  asked for it, once nothing that they are made of is still running.
 * `failed_runs` calls the web hook that FAILURE_HOOK names, where it names one.
 
 How a trial is trained does not belong here, nor how a result is made.
@@ -47,6 +47,7 @@ TICK = "fparec/tick"
 STAGE = "fparec/stage"
 COUNT = "fparec/count"  # how many runs the stage has
 STAGES = ("prepare", "train")
+REPORT_JOB = "render_tables"
 FAILURE_HOOK = "FPAREC_FAILURE_HOOK"  # environment: an address that is sent every failure
 HOOK_SECONDS = 10.0
 
@@ -67,7 +68,7 @@ def jobs(config: Config) -> dict[str, AssetJob]:
             "the leaderboard, without training. One run for each dataset.",
         ),
         dg.define_asset_job(
-            "render_tables",
+            REPORT_JOB,
             selection=[*table_names(config), "report"],
             description="Renders all tables and the report from the collected trials, without "
             "training.",
@@ -119,8 +120,8 @@ def keep_current_sensor() -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
-        description="Renders trials, medians, leaderboard, tables, figures and report again after "
-        "any training.",
+        description="Renders trials, medians, leaderboard, tables and report again after any "
+        "training.",
     )
 
 
@@ -186,18 +187,19 @@ def in_progress() -> list[dg.DagsterRunStatus]:
 
 
 def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDefinition:
-    """Asks for a tick's training when its datasets are prepared, and writes down how it ended.
+    """Asks for a tick's training when its datasets are prepared, and for the report at its end.
 
     Its runs are those of `fparec run --retrain`: one a trial, or one for the seeds of an arm.
     """
     training = {training_job(config, key) for key in training_keys(config)}
 
     @dg.sensor(
-        jobs=[job for name, job in made.items() if name in training],
+        jobs=[job for name, job in made.items() if name in training | {REPORT_JOB}],
         name="benchmark_training",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Trains the datasets that a tick of weekly_benchmark has prepared.",
+        description="Trains the datasets that a tick of weekly_benchmark has prepared, and writes "
+        "the report at its end.",
     )
     def benchmark_training(
         context: dg.SensorEvaluationContext, workspace: Workspace
@@ -213,8 +215,11 @@ def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDe
             if ready:
                 yield from training_of_tick(config, tick, ready)
                 return
-        if tick and has_ended(prepared) and (has_ended(trained) or not trained):
-            write_tick(workspace.data, tick, of_tick, context.instance)
+        at_end = tick and has_ended(prepared) and (has_ended(trained) or not trained)
+        if at_end and write_tick(workspace.data, str(tick), of_tick, context.instance):
+            # Where nothing could be trained, no new result has the report written again.
+            yield dg.RunRequest(job_name=REPORT_JOB)
+            return
         yield dg.SkipReason("No tick of the benchmark waits for its training.")
 
     return benchmark_training
@@ -241,8 +246,12 @@ def has_ended(runs: Sequence[dg.DagsterRun]) -> bool:
 
 def write_tick(
     data: DataRoot, tick: str, runs: Sequence[dg.DagsterRun], on: dg.DagsterInstance
-) -> None:
-    """What came of a tick, for the report: its runs, and why those that failed did."""
+) -> bool:
+    """What came of a tick, for the report: its runs, and why those that failed did.
+
+    Returns:
+        Whether it is news.
+    """
     content = {
         "tick": tick,
         "runs": len(runs),
@@ -259,9 +268,11 @@ def write_tick(
     }
     text = json.dumps(content, indent=2) + "\n"
     path = tick_path(data)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with write_atomically(path) as part:
-            part.write_text(text, encoding="utf-8")
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    with write_atomically(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return True
 
 
 def subject(run: dg.DagsterRun) -> str:

@@ -2,7 +2,8 @@
 
 A run holds an flock while it lasts. The kernel frees it when the process dies, however it dies:
 that is how a run that Dagster still shows as started is known to have ended. A run that waits in
-the queue is held by the command that asked for it.
+the queue is held by the command that asked for it. A cluster's runs hold none, and are left to
+Dagster's own monitoring.
 
 Here belongs whether a run's process lives. How one is started and ended belongs to `launcher.py`.
 """

@@ -26,6 +26,7 @@ from fparec_pipeline.defs.private import (
 )
 from fparec_pipeline.defs.reasons import reason
 from fparec_pipeline.running.context import Context
+from fparec_pipeline.running.launcher import ForkingRunLauncher
 from fparec_pipeline.running.liveness import ALIVE, alive
 from fparec_pipeline.running.queue import Queue
 from fparec_pipeline.training.record import Progress
@@ -88,7 +89,9 @@ def _submit(request: dg.RunRequest, context: Context, holder: Path) -> str:
     name, assets = str(request.job_name), request.asset_selection or []
     job = context.repository.get_job(name)
     partitions = job.asset_layer.get(assets[0]).partitions_def
-    tags = {ALIVE: str(holder), **request.tags}
+    # A cluster's runs outlive the command that asked for them.
+    here = isinstance(context.instance.run_launcher, ForkingRunLauncher)
+    tags = {**({ALIVE: str(holder)} if here else {}), **request.tags}
     if request.partition_key and partitions:
         tags |= partitions.get_tags_for_partition_key(request.partition_key)
     run = context.instance.create_run_for_job(

@@ -1,0 +1,40 @@
+"""What a machine with a GPU is asked to do runs at all, here on the CPU."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from data_roots import tiny_root
+
+from fparec_pipeline.config import load_config
+from fparec_pipeline.datasets.sources import fetch_raw
+from fparec_pipeline.datasets.splits import make_splits
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_stack_is_trained_told_of_and_exported(gpu, tmp_path, monkeypatch, capsys):
+    data = tiny_root(tmp_path / "data", epochs=2)
+    monkeypatch.setenv("FPAREC_DATA", str(data.root))
+    tiny = load_config(data).datasets["tiny"]
+    make_splits("tiny", tiny, fetch_raw("tiny", tiny, data), data)
+    line = gpu.train("tiny", "fparec", (0, 1), "cpu")
+    assert line["epochs"] == [2, 2]
+    assert "tiny/fparec/seed=0 epoch 1 NDCG@10" in capsys.readouterr().out
+    gpu.export(tmp_path / "out")
+    assert (tmp_path / "out" / "published" / "trials.parquet").exists()
+    assert "2 trials exported" in capsys.readouterr().out
+
+
+def test_arms_that_cannot_be_stacked_are_named(gpu, capsys):
+    found = [arm for _, arm, _ in gpu.stacks_of(["baseline_losses:beauty"])]
+    assert "fparec" in found and "sasrec_bce" not in found
+    assert "beauty/sasrec_bce cannot be stacked" in capsys.readouterr().out
