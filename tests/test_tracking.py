@@ -445,6 +445,9 @@ def test_a_later_sync_completes_what_was_missed(data, config, tmp_path):
             "postgresql://host/db?user=a&password=***&x=1",
         ),
         ("https://host/f.csv?X-Token=b", "https://host/f.csv?X-Token=***"),
+        ("https://ghp_abc@host/x.csv", "https://***@host/x.csv"),
+        ("https://b/x?X-Amz-Signature=ab&y=1", "https://b/x?X-Amz-Signature=***&y=1"),
+        ("https://b/x?sig=ab%2F&api_key=cd", "https://b/x?sig=***&api_key=***"),
     ],
 )
 def test_passwords_are_masked(text, expected):

@@ -30,7 +30,10 @@ def known(name: str, names: Iterable[str], what: str) -> str:
 def masked(text: str) -> str:
     """`text` with the password of every address in it replaced by ***, as it may be shown.
 
-    A password is what stands before the @ of an address, or a parameter of it that is called so.
+    A password is what stands before the @ of an address (after a colon, if there is one), or a
+    parameter of it that is called so, or a key, a token or a signature.
     """
     text = re.sub(r"(://[^:/@\s]*:)(?!\d+/)\S*@", r"\1***@", text)  # digits and / are a port
-    return re.sub(r"(?i)([?&][\w-]*(?:password|secret|token)[\w-]*=)[^&\s]*", r"\1***", text)
+    text = re.sub(r"(://)[^:/@\s]+@", r"\1***@", text)
+    secret = "password|secret|token|signature|sig|credential|key"
+    return re.sub(rf"(?i)([?&][\w-]*(?:{secret})[\w-]*=)[^&\s]*", r"\1***", text)
