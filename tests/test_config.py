@@ -564,3 +564,17 @@ def test_a_dataset_like_another_reads_the_same_file_in_its_own_way(load):
 def test_a_protocol_that_cannot_be_used_is_named(load, entry, message):
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         load(datasets=f"[later]\n{entry}\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("models", '[fparec.on.beuty]\nd = 4\n', r"\[fparec\] `on`.*beauty"),
+        ("models", '[popularity]\nmixer = "average"\n', "untrained row has that name"),
+        ("datasets", 'x = "y"\n[z]\nlike = "x"\n', r"\[z\].*no dataset's table"),
+        ("datasets", "[beauty.protocol]\ntest_quantile = 0.8\n", "'leave_one_out', 'temporal'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_named(load, file, text, words):
+    with pytest.raises(ConfigError, match=words):
+        load(**{file: text})

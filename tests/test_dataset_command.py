@@ -3,11 +3,13 @@
 import os
 import tomllib
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from fparec_pipeline.cli import app
 from fparec_pipeline.config import ConfigError, load_config
+from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.datasets.splits import make_splits
 from fparec_pipeline.paths import DataRoot
 
@@ -117,3 +119,22 @@ def test_status_and_leaderboard_say_at_once_that_the_file_has_changed(root, tmp_
         answer = CliRunner().invoke(app, command)
         assert "orders: the splits are outdated" in answer.output
         assert "fparec run --datasets orders" in answer.output
+
+
+def test_add_reads_the_columns_of_any_parquet_file_and_names_a_damaged_one(root, tmp_path):
+    users, items, times = zip(*ROWS, strict=True)
+    frame = pl.DataFrame({"customer_id": users, "sku": items, "ordered_at": times})
+    frame.write_parquet(tmp_path / "orders[1].parquet")
+    answer = fparec("add", tmp_path / "orders[1].parquet", "--item", "sku", "--yes")
+    assert answer.exit_code == 0, answer.output
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1PAR1")
+    with pytest.raises(DatasetError, match=r"damaged\.parquet begins like a parquet file"):
+        raise fparec("add", tmp_path / "damaged.parquet", "--yes").exception
+
+
+def test_add_splits_a_quoted_header_as_the_reader_does(root, tmp_path):
+    file = exported(
+        tmp_path / "orders.csv", header=('"id, of customer"', "title", "sku", "ordered_at")
+    )
+    answer = fparec("add", file, "--user", "id, of customer", "--item", "sku", "--yes")
+    assert answer.exit_code == 0, answer.output

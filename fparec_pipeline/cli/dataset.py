@@ -118,7 +118,10 @@ def _column(
 
 def _name(name: str, config: Config) -> str:
     if name in config.datasets:
-        raise ConfigError(f"There is a dataset {name!r} already; give another --name.")
+        raise ConfigError(
+            f"There is a dataset {name!r} already: correct or remove its entry in datasets.toml, "
+            "or give another --name."
+        )
     if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         raise ConfigError(f"{name!r} cannot be a name; give --name with letters, digits, _, - or .")
     return name

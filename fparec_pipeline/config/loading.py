@@ -147,9 +147,14 @@ def _check_references(config: Config, where: str) -> None:
                 known(arm, study.arms, "model of the study")
         except ConfigError as error:
             raise ConfigError(f"{where} [{name}]: {error}") from error
-    for changes in config.changes_on.values():
-        for dataset in changes:
-            known(dataset, config.datasets, "dataset")
+    for arm, changes in config.changes_on.items():
+        try:
+            for dataset in changes:
+                known(dataset, config.datasets, "dataset")
+        except ConfigError as error:
+            raise ConfigError(f"{where}, or models.toml, [{arm}] `on`: {error}") from error
+    if taken := [name for name in REFERENCES if name in config.arms]:
+        raise ConfigError(f"models.toml [{taken[0]}]: an untrained row has that name already.")
     config.trials(config.datasets, config.arms.keys() - config.variants.keys(), [0])
     for study in config.studies.values():
         config.trials(study.datasets, study.arms, [0])
@@ -186,6 +191,8 @@ def _with_likes(entries: dict[str, Any], where: str) -> dict[str, Any]:
             base = entries[known(str(entry["like"]), entries, "dataset")]
         except ConfigError as error:
             raise ConfigError(f"{where} [{name}]: {error}") from error
+        if not isinstance(base, dict):
+            raise ConfigError(f"{where} [{name}]: {entry['like']!r} is no dataset's table.")
         if "like" in base:
             raise ConfigError(
                 f"{where} [{name}]: {entry['like']!r} is itself like {base['like']!r}; name that."

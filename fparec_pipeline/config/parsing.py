@@ -57,7 +57,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     key = ".".join(_path(place))
     if problem["type"].startswith("union_tag_"):
         context = problem["ctx"]
-        expected = context.get("expected_tags", ", ".join(map(repr, SOURCE_KINDS)))
+        kinds = context.get("expected_tags") or ", ".join(map(repr, SOURCE_KINDS))
+        expected = "'leave_one_out', 'temporal'" if place[0] == "protocol" else kinds
         given = f" (given: {context['tag']!r})" if "tag" in context else ""
         return f"{key}.{context['discriminator'].strip(chr(39))}: one of {expected}{given}"
     if problem["type"] != "extra_forbidden":

@@ -64,9 +64,34 @@ class OwnSource(FetchedSource, TimedSource):
     def _one_way_to_read_times(self) -> "OwnSource":
         if self.time_unit and self.time_format:
             raise ValueError("time_unit is for numbers, time_format for text: give one of them")
-        if self.time_format is not None and "%" not in self.time_format:
-            raise ValueError(f"time_format {self.time_format!r} has no %, such as %d.%m.%Y %H:%M")
+        if self.time_format is not None:
+            _check_time_format(self.time_format)
+        if len({self.user, self.item, self.time}) < 3:
+            raise ValueError("user, item and time are three columns; two of them are the same")
         return self
+
+
+# Of strftime: what says which day it is by itself, and what does together.
+WHOLE_DAYS = ("%s", "%c", "%D", "%F", "%x", "%v", "%+")
+YEARS = ("%Y", "%y", "%G", "%g")
+DAYS = ("%d", "%e", "%j", "%u", "%w", "%a", "%A")
+
+
+def _check_time_format(form: str) -> None:
+    """Raises ValueError where texts of the form have no order in time, or lose a part of it."""
+
+    def has(codes: tuple[str, ...]) -> bool:
+        return any(code in form.replace("%%", "").replace("%-", "%") for code in codes)
+
+    if not (has(WHOLE_DAYS) or (has(YEARS) and has(DAYS))):
+        raise ValueError(f"time_format {form!r} has no year or no day, such as %d.%m.%Y %H:%M")
+    if "%Z" in form:
+        raise ValueError(
+            f"time_format {form!r}: %Z is passed over, whatever zone it names; use %z for numbers, "
+            "or write the one zone of the file as text"
+        )
+    if "%f" in form.replace(".%f", ""):
+        raise ValueError(f"time_format {form!r}: a fraction is .%f, with its point")
 
 
 class SequencesSource(FetchedSource):

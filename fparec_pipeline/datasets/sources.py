@@ -84,35 +84,68 @@ class RawFile:
     constants: dict[str, str | None] = field(default_factory=dict)  # of hive partitions
 
 
+TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}  # a folder in them -> the format
+
+
 def raw_files(path: Path) -> list[RawFile]:
     """The files of what `fetch_raw` returned: a file, a folder's files, or those of a pattern.
 
     They are in the order of their paths. Of a folder, files and folders whose names begin with a
-    point or an underscore are left out: programs leave such beside their data. Folders called
-    `key=value` are hive partitions.
+    point or an underscore are left out: programs leave such beside their data; and so are empty
+    files, unless all are. Folders called `key=value` are hive partitions.
 
     Raises:
-        RawDataError: there is none.
+        RawDataError: there is none, or the folder is a table of a format that keeps dead files.
     """
     if path.is_file():
         return [RawFile(path, path.name)]
     if path.is_dir():
-        base, found = path, path.rglob("*")
+        base, found = path, _below(path)
     else:
         fixed = list(takewhile(lambda part: not _is_pattern(part), path.parts))
         base = Path(*fixed)
-        found = base.glob(str(Path(*path.parts[len(fixed) :])))
+        try:
+            found = list(base.glob(str(Path(*path.parts[len(fixed) :]))))
+        except ValueError as error:
+            raise RawDataError(
+                f"{path} is no pattern: {error}. Correct `address` in datasets.toml."
+            ) from error
     files = [
         file
         for file in sorted(found)
-        if file.is_file() and not any(p[0] in "._" for p in file.relative_to(base).parts)
+        if file.is_file() and not any(_is_beside(p) for p in file.relative_to(base).parts)
     ]
     if not files:
         raise RawDataError(f"{path} has no files. Correct `address` in datasets.toml.")
+    files = [file for file in files if file.stat().st_size] or files
     return [
         RawFile(file, str(file.relative_to(base)), _partitions(file.relative_to(base)))
         for file in files
     ]
+
+
+def _below(folder: Path) -> list[Path]:
+    """All files below a folder, those of linked folders too, each folder once."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        for table, kind in TABLES.items():
+            if table in folders:
+                raise RawDataError(
+                    f"{root} is a {kind} table, whose folder holds dead files too. Export its "
+                    "current version as parquet, and name that in `address`."
+                )
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(root, name) for name in names]
+    return found
+
+
+def _is_beside(part: str) -> bool:
+    """Whether a file or folder is not data but what a program keeps beside it."""
+    return part[0] == "." or (part[0] == "_" and "=" not in part)
 
 
 def _is_pattern(part: str) -> bool:

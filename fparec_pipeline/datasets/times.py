@@ -6,11 +6,13 @@ does not: which column holds the times (`readers`), and the order that follows (
 * **Numbers** count from 1970-01-01 UTC. Their unit is found by their size: from 10⁸ up they are
   seconds, from 10¹¹ milliseconds, from 10¹⁴ microseconds, from 10¹⁷ nanoseconds (each from 1973
   on). Smaller ones fit every unit, and where there are no others they are taken as seconds. Where
-  every number of a column reads as a calendar date, such as 20200915 or 20200915133151, it is one.
+  every number of a column reads as a calendar date, such as 20200915 or 20200915133151, it is one;
+  a column that is mostly such dates, or has them in two forms, is refused.
   With fractions a column of seconds becomes microseconds, one of milliseconds nanoseconds.
 * **Text** is ISO 8601 and what pandas, Polars, Postgres, BigQuery and Spark make of it: date, or
   date and time, with blank or T, with or without seconds and fraction, with or without a zone (Z,
-  UTC, +02, +02:00, +0200), extended or basic. It becomes microseconds; without a zone it is UTC.
+  UTC, +02, +02:00, +0200), extended or basic. It becomes microseconds; without a zone it is UTC. A
+  year has four digits: which part of 15/09/20 is the year cannot be told.
 * **One column, one kind.** Numbers beside text, times with a zone beside times without one, and
   numbers of two units cannot be put into one order: `settled` refuses them.
 """
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+
+from fparec_pipeline.datasets.sources import RawDataError
 
 # How a value was written. The order of NUMBERS and TEXTS is that of the codes in a column `kind`.
 WHOLE, FRACTIONAL, PLAIN, ZONED = range(4)
@@ -37,14 +41,18 @@ LEAST = {"s": 10**8, "ms": 10**11, "us": 10**14, "ns": 10**17}
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 MICRO = 10**6
 LARGEST_WITH_FRACTION = 9e12  # times MICRO it still is an Int64; larger ones lose their fraction
-CALENDAR = {  # digits -> format, first, last
-    8: ("%Y%m%d", 19700101, 21001231),
-    12: ("%Y%m%d%H%M", 197001010000, 210012312359),
-    14: ("%Y%m%d%H%M%S", 19700101000000, 21001231235959),
-}
+CALENDAR = (  # first, last, what goes behind, the format of all that; as times they are after 2032
+    (19700101, 21001231, "", "%Y%m%d"),
+    (1970010100, 2100123123, "00", "%Y%m%d%H%M"),
+    (197001010000, 210012312359, "", "%Y%m%d%H%M"),
+    (19700101000000, 21001231235959, "", "%Y%m%d%H%M%S"),
+    (19700101000000000, 21001231235959999, "", "%Y%m%d%H%M%S%3f"),
+)
 DAY_S = 86_400
 
+YEAR = r"^\d{4}"  # chrono's %Y takes fewer digits too
 UTC_WORDS = ("UTC", "utc", "GMT", "z")
+ZONES = ("%z", "%:z", "%::z", "%#z", "%+")
 FORMS = (  # once T is a blank, a comma a point, a slash a hyphen and a word for UTC is Z
     ("%Y-%m-%d %H:%M:%S%.f", PLAIN),
     ("%Y-%m-%d %H:%M:%S%.f%#z", ZONED),
@@ -102,16 +110,28 @@ def understood(text: pl.Expr, time_format: str | None = None) -> pl.Expr:
     Args:
         text: String.
         time_format: of strptime; then nothing else is a time.
+
+    Raises:
+        RawDataError: no text can be read in that form.
     """
     if time_format is None:
         return text.map_batches(_of_any_form, return_dtype=STRUCT, is_elementwise=True)
+    body, form = text.str.strip_chars(), time_format.replace(".%f", "%.f")  # Python's, as chrono's
+    if ("%H" in form or "%I" in form) and "%M" not in form:  # which Polars needs
+        body, form = body + ":00", form + ":%M"
     moment = pl.coalesce(
-        text.str.strip_chars().str.to_datetime(time_format, time_unit="us", strict=False)
-        .dt.epoch("us"),
-        text.str.strip_chars().str.to_date(time_format, strict=False)
-        .cast(pl.Datetime("us")).dt.epoch("us"),
-    )  # fmt: skip
-    return _struct(moment, pl.lit(ZONED if "%z" in time_format.replace("%#z", "%z") else PLAIN))
+        body.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us"),
+        body.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us"),
+    )
+    try:
+        pl.Series([""]).str.to_datetime(form, time_unit="us", strict=False)
+        pl.Series([""]).str.to_date(form, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise RawDataError(
+            f"time_format {time_format!r} cannot be read: {str(error).partition(chr(10))[0]} "
+            "Correct it in datasets.toml."
+        ) from error
+    return _struct(moment, pl.lit(ZONED if any(zone in form for zone in ZONES) else PLAIN))
 
 
 def _struct(time: pl.Expr, kind: pl.Expr) -> pl.Expr:
@@ -151,7 +171,8 @@ def _common_text(texts: pl.Series) -> pl.Expr:
     """Dates and times in the form that most programs write, which is the quickest to read."""
     between = "T" if str(texts.first())[10:11] == "T" else " "
     form = f"%Y-%m-%d{between}%H:%M:%S%.f"
-    moment = pl.col("text").str.to_datetime(form, time_unit="us", strict=False)
+    text = pl.when(pl.col("text").str.contains(YEAR)).then("text")
+    moment = text.str.to_datetime(form, time_unit="us", strict=False)
     return _struct(moment.dt.epoch("us"), pl.lit(PLAIN))
 
 
@@ -163,6 +184,7 @@ def _text(texts: pl.Series) -> pl.Expr:
         body = pl.when(ends).then(body.str.strip_suffix(word) + "Z").otherwise(body)
     for old, new in (("T", " "), ("t", " "), (",", "."), ("/", "-"), ("/", "-")):
         body = body.str.replace(old, new, literal=True)
+    body = pl.when(body.str.contains(YEAR)).then(body)
     left = texts.to_frame("text").select(body.alias("text")).with_row_index("place")
     found = []
     for form, kind in FORMS:
@@ -240,13 +262,27 @@ def _unit_by_size(values: np.ndarray) -> str:
 
 
 def _calendar(times: pl.Series) -> pl.Series | None:
-    """Numbers such as 20200915 as microseconds since 1970 UTC, when each of them is a date."""
-    least, most = times.min(), times.max()
-    for form, first, last in CALENDAR.values():
-        if least is not None and int(least) >= first and int(most) <= last:  # type: ignore[arg-type, call-overload]
-            text = times.cast(pl.String)
+    """Numbers such as 20200915 as microseconds since 1970 UTC, when each of them is a date.
+
+    Raises:
+        MixedTimes: most of them are, or they are dates in two forms.
+    """
+    found = []
+    for first, last, behind, form in CALENDAR:
+        within = times.is_between(first, last)
+        if within.any():
+            text = times.set(~within, None).cast(pl.String) + behind
             kind = text.str.to_datetime(form, time_unit="us", strict=False) if "%H" in form else (
                 text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
             )  # fmt: skip
-            return None if kind.null_count() else kind.dt.epoch("us")
-    return None
+            found.append(kind.dt.epoch("us"))
+    dates = sum(len(kind) - kind.null_count() for kind in found)
+    if dates <= len(times) // 2:
+        return None
+    best = max(found, key=lambda kind: len(kind) - kind.null_count())
+    if not best.null_count():
+        return best
+    other = int(best.is_null().arg_true()[0])
+    raise MixedTimes(
+        "dates written as numbers and other numbers", int(best.is_not_null().arg_true()[0]), other
+    )

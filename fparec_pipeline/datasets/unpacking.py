@@ -13,6 +13,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import re
 import tempfile
 import zipfile
 import zlib
@@ -37,7 +38,6 @@ REPLACEMENT = "\ufffd"
 MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\x00": "xz",
-    b"BZh": "bzip2",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
@@ -47,7 +47,6 @@ MAGIC = {
 FOREIGN = {
     b"PAR1": 'a parquet file; set reader = "parquet"',
     b"ARROW1": "an Arrow file; save it as parquet",
-    b"ORC": "an ORC file; save it as parquet",
     b"Obj\x01": "an Avro file; save it as parquet or CSV",
     b"SQLite format 3\x00": "an SQLite database; export the table as CSV",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it, or pack it as gz, xz, bz2, zst or zip",
@@ -152,15 +151,12 @@ def plain_text(
     with naming(target):
         copy = target.open("wb")
     with copy, _opened(path, packed, source, members) as file:
-        pieces = _decoded(path, _limited(path, file, packed, source), encoding)
+        pieces = _decoded(path, _limited(path, file, packed, source), encoding, survey)
         pieces = _with_line_feeds(pieces)
         for words in pieces if one_byte else _separated(path, pieces, separator):
             encoded = words.encode()
             survey.has_quotes = survey.has_quotes or (
                 bool(survey.quote) and survey.quote in encoded
-            )
-            survey.is_text = survey.is_text and (
-                encoding not in ("utf-8", "utf-8-sig") or REPLACEMENT not in words
             )
             with naming(target):
                 copy.write(encoded)
@@ -176,9 +172,20 @@ def _packing(path: Path, start: bytes, source: Any) -> str | None:
     for magic, words in FOREIGN.items():
         if start.startswith(magic):
             raise RawDataError(f"{path} is {words}.{advice(source)}")
+    if start.startswith(b"ORC") and b"ORC" in _end(path):  # not a header such as ORCID
+        raise RawDataError(f"{path} is an ORC file; save it as parquet.{advice(source)}")
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", start):  # a block, or the end of an empty one
+        return "bzip2"
     if start[257:262] == b"ustar":
         raise RawDataError(f"{path} is a tar archive; unpack it and name the file or the folder.")
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
+
+
+def _end(path: Path) -> bytes:
+    """The file's last bytes."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 16))
+        return file.read()
 
 
 def _is_utf_16(start: bytes) -> bool:
@@ -252,8 +259,8 @@ def _limited(path: Path, file: IO[bytes], packing: str | None, source: Any) -> I
         yield bytes(piece)
 
 
-def _decoded(path: Path, pieces: Iterator[bytes], encoding: str) -> Iterator[str]:
-    """The text, without a byte-order mark. What is no UTF-8 becomes U+FFFD.
+def _decoded(path: Path, pieces: Iterator[bytes], encoding: str, survey: _Survey) -> Iterator[str]:
+    """The text, without a byte-order mark. What is no UTF-8 becomes U+FFFD, and is told `survey`.
 
     Raises:
         RawDataError: bytes that are no text of another encoding.
@@ -267,11 +274,13 @@ def _decoded(path: Path, pieces: Iterator[bytes], encoding: str) -> Iterator[str
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     done = 0
     try:
-        yield decoder.decode(first)
-        done += len(first)
-        for piece in pieces:
+        for piece in chain([first], pieces):
+            if errors == "replace":
+                survey.see(piece)
             yield decoder.decode(piece)
             done += len(piece)
+        if errors == "replace":
+            survey.end()
         yield decoder.decode(b"", True)
     except UnicodeError as error:
         raise RawDataError(

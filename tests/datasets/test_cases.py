@@ -283,6 +283,55 @@ def test_hive_partitions_are_columns(tmp_path):
     assert first.startswith(moment(by_day[0][2], "%Y-%m-%d"))
 
 
+def test_linked_folders_and_partitions_with_an_underscore_are_read_and_empty_files_are_not(
+    tmp_path,
+):
+    folder, elsewhere = tmp_path / "days", tmp_path / "elsewhere"
+    for place in (folder / "_day=1", elsewhere):
+        place.mkdir(parents=True)
+    (folder / "_day=1" / "a.csv").write_text(text_of(LOG[:30]))
+    (elsewhere / "b.csv").write_text(text_of(LOG[30:]))
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "again").symlink_to(folder)  # a loop
+    (folder / "part-1.csv").touch()
+    assert in_order(read(folder)) == RIGHT
+
+
+@pytest.mark.parametrize(("inside", "name"), [("_delta_log", "Delta"), (".hoodie", "Hudi")])
+def test_a_table_format_that_keeps_dead_files_is_refused(inside, name, tmp_path):
+    (tmp_path / "orders" / inside).mkdir(parents=True)
+    (tmp_path / "orders" / "a.csv").write_text(text_of(LOG))
+    with pytest.raises(DatasetError, match=f"is a {name} table.*Export"):
+        read(tmp_path / "orders")
+
+
+def test_a_pattern_that_is_none_is_refused_by_name(tmp_path):
+    with pytest.raises(DatasetError, match=r"\*\*\.csv is no pattern.*Correct `address`"):
+        read(tmp_path / "**.csv")
+
+
+def test_a_header_may_begin_like_another_kind_of_file(tmp_path):
+    for name in ("ORCID", "BZhash"):
+        path = written(tmp_path, text_of(LOG, header=(name, "item_id", "ts")))
+        assert in_order(read(path, user=name)) == RIGHT
+
+
+def test_blanks_beside_the_names_of_columns_are_none_of_them(tmp_path):
+    path = written(tmp_path, text_of(LOG, header=("user_id", " item_id", " ts")))
+    assert in_order(read(path)) == RIGHT
+    assert in_order(read(path, item=" item_id")) == RIGHT
+
+
+def test_a_replacement_character_that_the_file_means_is_text(tmp_path):
+    rows = [(u, f"{i}\ufffd", t) for u, i, t in LOG]
+    for content in (text_of(rows).encode(), text_of(rows).encode("utf-16")):
+        found = read(written(tmp_path, gzip.compress(content), "log.csv.gz"))
+        assert found.table.height == len(LOG)
+    broken = text_of(LOG).encode() + b"u\xff,i1,1600000000\n"
+    with pytest.raises(DatasetError, match="no UTF-8"):
+        read(written(tmp_path, gzip.compress(broken), "log.csv.gz"))
+
+
 # --- times --------------------------------------------------------------------------------------
 
 WRITTEN = {
@@ -552,3 +601,88 @@ def test_a_users_only_copy_is_never_to_be_deleted(tmp_path):
             read(written(tmp_path, content))
         assert "elete" not in str(caught.value)
         assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%y", "%y-%m-%d", "%d-%m-%y %H:%M:%S", "%d/%m/%y %H:%M"])
+def test_which_part_of_a_short_date_is_the_year_is_not_guessed(form, tmp_path):
+    path = written(tmp_path, text_of(LOG, time=lambda t: moment(t, form)))
+    with pytest.raises(DatasetError, match="`time_format`"):
+        read(path)
+    found = read(path, time_format=form)
+    assert found.unit.moment(found.span[0]).startswith("2020-09-")
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S.%f", "%s.%f"])
+def test_pythons_fractions_are_kept(form, tmp_path):
+    rows = [(u, i, n) for n, (u, i, _) in enumerate(LOG)]
+    path = written(
+        tmp_path,
+        text_of(rows, time=lambda n: moment(START, form.replace("%f", f"{n:06}"))),
+    )
+    found = read(path, time_format=form)
+    assert found.table["time"].n_unique() == len(LOG)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("%Y-%m-%d %H:%M:%S %Z", "%Z is passed over"),
+        ("%H:%M:%S", "no year or no day"),
+        ("%m-%d %H:%M", "no year or no day"),
+        ("%Y-%m-%d %H:%M:%S%f", "with its point"),
+    ],
+)
+def test_a_form_that_loses_a_part_of_the_time_is_refused(form, words):
+    with pytest.raises(ValueError, match=words):
+        source_of(reader="csv", address="log.csv", **NAMES, time_format=form)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H", "%Y%m%d%H", "%m/%d/%Y %I %p"])
+def test_hours_without_minutes_are_read(form, tmp_path):
+    path = written(tmp_path, text_of(LOG, time=lambda t: moment(t, form)))
+    found = read(path, time_format=form)
+    assert found.unit.moment(found.span[0]).endswith(":00:00 UTC")
+    assert found.table["time"].n_unique() == len({t // 3600 for _, _, t in LOG})
+
+
+def test_a_form_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DatasetError, match="time_format '%Y-%m-%d %I:%M' cannot be read"):
+        read(written(tmp_path, text_of(LOG)), time_format="%Y-%m-%d %I:%M")
+
+
+def test_whole_numbers_of_parquet_have_the_form_that_is_given(tmp_path):
+    users, items, times = zip(*LOG, strict=True)
+    days = [int(moment(t, "%d%m%Y")) for t in times]
+    frame = pl.DataFrame({"user_id": users, "item_id": items, "ts": days})
+    frame.write_parquet(tmp_path / "log.parquet")
+    found = read(tmp_path / "log.parquet", "parquet", time_format="%d%m%Y")
+    assert found.unit.moment(found.span[0]).startswith(moment(min(times), "%Y-%m-%d"))
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d%H", "%Y%m%d%H%M%S123"])
+def test_calendar_numbers_of_hours_and_milliseconds_are_dates(form, tmp_path):
+    found = read(written(tmp_path, text_of(LOG, time=lambda t: moment(t, form))))
+    assert found.unit.moment(found.span[0]).startswith(
+        moment(min(t for *_, t in LOG), "%Y-%m-%d %H:")
+    )
+
+
+@pytest.mark.parametrize("odd", ["0", "20200915133151"])
+def test_dates_written_as_numbers_beside_other_numbers_are_refused(odd, tmp_path):
+    text = text_of(LOG, time=lambda t: moment(t, "%Y%m%d")) + f"u1,i1,{odd}\n"
+    with pytest.raises(DatasetError, match=f"other numbers.*'{odd}'"):
+        read(written(tmp_path, text))
+
+
+def test_a_unit_that_cannot_be_is_refused_by_name(tmp_path):
+    path = written(tmp_path, text_of(LOG, time=lambda t: str(t * 1000)))
+    with pytest.raises(DatasetError, match="`time_unit` = 's' is beyond the year 9999"):
+        read(path, time_unit="s")
+
+
+def test_a_time_before_all_calendars_spoils_no_audit(data, tmp_path):
+    path = written(tmp_path, text_of(LOG).replace(str(LOG[0][2]), "-62200000000"))
+    made(data, path, time_unit="s")
+    found = audit_of(data.splits("shop"))
+    assert (found["first"][:2], found["last"][:4]) == ("-0", "2020")
+    assert found["days"] > 365 * 2020

@@ -48,7 +48,7 @@ def csv_rows(file: RawFile, source: Any, scratch: Path) -> pl.LazyFrame:
     )
     path = file.path
     skipped, names = (0, list(source.columns)) if source.columns else _header(path, text, source)
-    wanted = (source.user, source.item, source.time)
+    wanted = tuple(name.strip() for name in (source.user, source.item, source.time))
     constants = {name: value for name, value in file.constants.items() if name not in names}
     places = shared.wanted_places(path, wanted, [*names, *constants], KEYS + _hint(source))
     within = [place if place < len(names) else 0 for place in places]
@@ -119,7 +119,7 @@ def _header(path: Path, text: Text, source: Any) -> tuple[int, list[str]]:
             f"{path}: the header {decoded[:80]!r} cannot be read: {error}. Correct `separator` or "
             "`quote`."
         ) from error
-    return skipped, names
+    return skipped, [name.strip() for name in names]
 
 
 def _fields(

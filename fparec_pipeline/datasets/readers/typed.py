@@ -120,7 +120,7 @@ def times(column: pl.Expr, kind: pl.DataType, time_format: str | None) -> list[p
     if isinstance(kind, pl.Date | pl.Datetime):
         time = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us")
         code = ZONED if isinstance(kind, pl.Datetime) and kind.time_zone else PLAIN
-    elif kind.is_integer():
+    elif kind.is_integer() and time_format is None:
         time, code = column.cast(pl.Int64, strict=False), WHOLE
     else:
         return shared.times(text, time_format)
