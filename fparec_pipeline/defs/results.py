@@ -111,7 +111,7 @@ def _medians_asset(config: Config) -> dg.AssetsDefinition:
         config,
         deps=["trials"],
         kinds={"polars"},
-        code_version="2",
+        code_version="3",
         check_specs=check_specs(MEDIAN_CHECKS, "medians"),
         description="The median over seeds of every model of a dataset that has a trial, with "
         "95 % intervals over users. Provisional with fewer than three seeds.",

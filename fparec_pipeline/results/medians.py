@@ -4,7 +4,9 @@ Here belongs whatever is a median, and which metrics tables show. Tables belong 
 tests to `significance.py`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -24,6 +26,10 @@ COLUMNS = {
 # With fewer seeds a median says little.
 ENOUGH_SEEDS = 3
 
+# Which trials a median is of, as `UserRanks` reads them: dataset, name of the trials' folders,
+# seeds, `arm_fingerprint`.
+MedianKey = tuple[str, str, tuple[int, ...], str | None]
+
 
 def study_medians(trials: pl.DataFrame, study: Study) -> pl.DataFrame:
     """One row per (dataset, model) of the study, then per (dataset, reference).
@@ -33,7 +39,8 @@ def study_medians(trials: pl.DataFrame, study: Study) -> pl.DataFrame:
         study: a median is over exactly its seeds; a reference row has seed 0 only.
 
     Returns:
-        Columns dataset, model, trained, capped (a trial hit its epoch cap), gap and METRICS.
+        Columns dataset, model, trained, arm_fingerprint (which trials these are), capped (a trial
+        hit its epoch cap), gap and METRICS.
         `gap` is null, or the reason why all metrics are null: a seed that has not finished, is
         stale, or was trained under another configuration than the others.
     """
@@ -56,6 +63,7 @@ def study_medians(trials: pl.DataFrame, study: Study) -> pl.DataFrame:
         )
         .group_by("dataset", "model", "trained", maintain_order=True)
         .agg(
+            pl.col("arm_fingerprint").first(),
             pl.col("hit_cap").any().alias("capped"),
             gap.alias("gap"),
             *_medians(),
@@ -71,10 +79,10 @@ def available_medians(trials: pl.DataFrame) -> pl.DataFrame:
         trials: `trials_frame`.
 
     Returns:
-        Columns dataset, model, trained, seeds (a sorted list), provisional (a trained model with
-        fewer than three seeds), capped, published (every one of its trials is), seconds (of
-        training, all seeds together), and the median of each of METRICS (null where it has no
-        meaning).
+        Columns dataset, model, trained, arm_fingerprint (which trials these are), seeds (a sorted
+        list), provisional (a trained model with fewer than three seeds), capped, published (every
+        one of its trials is), seconds (of training, all seeds together), and the median of each of
+        METRICS (null where it has no meaning).
     """
     few = pl.col("seeds").list.len() < ENOUGH_SEEDS
     return (
@@ -96,6 +104,7 @@ def available_medians(trials: pl.DataFrame) -> pl.DataFrame:
             "dataset",
             "model",
             "trained",
+            "arm_fingerprint",
             "seeds",
             (pl.col("trained") & few).alias("provisional"),
             "capped",
@@ -104,6 +113,14 @@ def available_medians(trials: pl.DataFrame) -> pl.DataFrame:
             *METRICS,
         )
     )
+
+
+def median_key(row: Mapping[str, Any]) -> MedianKey:
+    """What `UserRanks` reads a row of `available_medians` by: dataset, model, seeds, fingerprint.
+
+    The fingerprint is None in a row that was written before it was a column.
+    """
+    return row["dataset"], row["model"], tuple(row["seeds"]), row.get("arm_fingerprint")
 
 
 def medians_path(data: DataRoot, dataset: str) -> Path:
@@ -116,8 +133,8 @@ def with_intervals(medians: pl.DataFrame, users: UserRanks) -> pl.DataFrame:
 
     Args:
         medians: `available_medians`.
-        users: gives the 95 % intervals over users; null where a trial's ranks are damaged, and
-            where the median itself is null.
+        users: gives the 95 % intervals over users; null where a trial's ranks are damaged, where
+            its folder holds another trial by now, and where the median itself is null.
     """
     columns: dict[str, list[float | None]] = {
         f"{metric}/{end}": [] for metric in COLUMNS for end in ("low", "high")
@@ -126,7 +143,7 @@ def with_intervals(medians: pl.DataFrame, users: UserRanks) -> pl.DataFrame:
         for metric in COLUMNS:
             found = None
             if row[metric] is not None:
-                found = users.interval(row["dataset"], row["model"], tuple(row["seeds"]), metric)
+                found = users.interval(*median_key(row), metric)
             low, high = found or (None, None)
             columns[f"{metric}/low"].append(low)
             columns[f"{metric}/high"].append(high)

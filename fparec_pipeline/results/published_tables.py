@@ -1,6 +1,6 @@
 """The tables of docs/results.md; `fparec results tables` prints them.
 
-Three kinds, for each dataset and the models of Tables 3, 4 and 6 with all seeds, among them the
+Three kinds, for each dataset and the models of Tables 3, 4 and 6 that have a median, among them the
 one that the others are tested against: seeds, medians, intervals and paired tests; validation by
 epoch; and, where there are more than 10,000 users, what the medians would be had 10,000 been drawn,
 as the paper did.
@@ -8,14 +8,14 @@ as the paper did.
 Here belongs what only that page shows. A study's table belongs to `study_table.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import polars as pl
 
 from fparec_pipeline.config import REFERENCES, Config
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.medians import COLUMNS
+from fparec_pipeline.results.medians import COLUMNS, MedianKey, study_medians
 from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
 from fparec_pipeline.results.study_table import DASH, compact_markdown, markdown_table
 from fparec_pipeline.results.tables import render, rendered_study
@@ -25,6 +25,8 @@ from fparec_pipeline.training.record import HISTORY
 DETAILED = {"table_3": "", "table_4": ", Table 4", "table_6": ", Table 6"}  # study → in headings
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
 DRAWS, DRAWN_USERS = 2000, 10_000
+
+Arms = Mapping[str, MedianKey]  # arm or reference, in the order printed -> its trials
 
 
 def readme_table(data: DataRoot, config: Config) -> str:
@@ -45,51 +47,52 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
     shown: set[tuple[str, str]] = set()
     for table, suffix in DETAILED.items():
         study = config.studies[table]
-        counts = under_arm_names(finished, study, config).group_by("dataset", "model").len()
-        complete = counts.filter(pl.col("len") == len(study.seeds)).drop("len").rows()
+        medians = study_medians(under_arm_names(finished, study, config), study)
         for dataset in study.datasets:
-            models = [model for model in study.arms if (dataset, model) in complete]
+            complete = medians.filter(pl.col("dataset") == dataset, pl.col("gap").is_null())
+            models: list[str] = complete.filter("trained")["model"].to_list()
             new = {(dataset, model) for model in models} - shown
             hero = config.hero_of(study, dataset)
             if hero not in models or not new:
                 continue
             shown |= new
             title = f"{config.datasets[dataset].title or dataset}{suffix}"
-            seeds = dict.fromkeys(models, study.seeds) | dict.fromkeys(REFERENCES, (0,))
-            yield from _of_dataset(title, dataset, hero, seeds, users, config, data)
+            arms = {
+                row["model"]: (
+                    dataset,
+                    config.trained_as(dataset, row["model"]),
+                    study.seeds if row["trained"] else (0,),
+                    row["arm_fingerprint"],
+                )
+                for row in complete.iter_rows(named=True)
+            }
+            yield from _of_dataset(title, dataset, hero, arms, users, config, data)
 
 
 def _of_dataset(
     title: str,
     dataset: str,
     hero: str,
-    seeds: dict[str, tuple[int, ...]],
+    arms: Arms,
     users: UserRanks,
     config: Config,
     data: DataRoot,
 ) -> Iterator[str]:
     yield f"## {title}, test set"
     for metric, heading in COLUMNS.items():
-        yield f"### {title}: {heading}\n\n{tests(dataset, metric, hero, seeds, config, users)}"
-    yield f"### {title}: validation HR@10\n\n{by_epoch(dataset, seeds, config, data)}"
-    if table := drawn(dataset, seeds, config, users):
+        yield f"### {title}: {heading}\n\n{tests(metric, hero, arms, config, users)}"
+    yield f"### {title}: validation HR@10\n\n{by_epoch(arms, config, data)}"
+    if table := drawn(dataset, arms, config, users):
         yield f"### {title}: had users been drawn\n\n{table}"
 
 
-def tests(
-    dataset: str,
-    metric: str,
-    hero: str,
-    seeds: dict[str, tuple[int, ...]],
-    config: Config,
-    users: UserRanks,
-) -> str:
+def tests(metric: str, hero: str, arms: Arms, config: Config, users: UserRanks) -> str:
     """A row a model: its seeds, median, interval, and the hero's paired test against it."""
     part = metric.partition("/")[0]
-    arms = [arm for arm in seeds if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
-    ranks = {arm: found for arm in arms if (found := users.read(dataset, arm, seeds[arm]))}
+    shown = [arm for arm in arms if (arm, part) != ("last_ten", "test_unseen")]  # no meaning there
+    ranks = {arm: found for arm in shown if (found := users.read(*arms[arm]))}
     values = {arm: found.values(metric) for arm, found in ranks.items()}
-    tested = compare(values, [(hero, arm) for arm in arms if arm != hero])
+    tested = compare(values, [(hero, arm) for arm in shown if arm != hero])
     lines = []
     for arm, by_user in values.items():
         of_seeds = by_user.mean(axis=1)
@@ -111,16 +114,14 @@ def tests(
     return markdown_table(header, lines, text_columns=1)
 
 
-def by_epoch(
-    dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, data: DataRoot
-) -> str:
+def by_epoch(arms: Arms, config: Config, data: DataRoot) -> str:
     """A row a model: had training ended after so many epochs, the median over seeds."""
     lines = []
-    for arm in (arm for arm in seeds if arm not in REFERENCES):
-        histories = [
-            pl.read_parquet(data.trial(dataset, config.trained_as(dataset, arm), seed) / HISTORY)
-            for seed in seeds[arm]
-        ]
+    for arm, (dataset, name, seeds, _) in arms.items():
+        if arm in REFERENCES:
+            continue
+        folders = [data.trial(dataset, name, seed) for seed in seeds]
+        histories = [pl.read_parquet(folder / HISTORY) for folder in folders]
         cells = [
             np.median([_best_until(history, epoch) for history in histories])
             for epoch in (*EPOCHS, max(map(len, histories)))
@@ -136,15 +137,15 @@ def _best_until(history: pl.DataFrame, epoch: int) -> float:
     return float(there.sort("valid_ndcg_at_10", maintain_order=True)["valid_hr_at_10"][-1])
 
 
-def drawn(dataset: str, seeds: dict[str, tuple[int, ...]], config: Config, users: UserRanks) -> str:
+def drawn(dataset: str, arms: Arms, config: Config, users: UserRanks) -> str:
     """A row a model: HR@10, median over seeds, of users drawn anew for each seed.
 
     Empty where a dataset has no more users than the paper drew: it then took all.
     """
     generator = np.random.default_rng(0)
     lines = []
-    for arm in (arm for arm in seeds if arm not in REFERENCES):
-        tested = users.read(dataset, arm, seeds[arm])
+    for arm in (arm for arm in arms if arm not in REFERENCES):
+        tested = users.read(*arms[arm])
         if tested is None:
             continue
         hits = tested.values("test/hr_at_10")

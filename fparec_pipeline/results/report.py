@@ -175,8 +175,7 @@ class _Section:
         ranks = {
             line.arm: found
             for line in block.lines
-            if line.gap is None
-            and (found := self.users.read(block.dataset, line.arm, line.seeds_of(table)))
+            if line.gap is None and (found := self.users.read(*line.trials(table, block)))
         }
         tests = self._tests(block, ranks)
         signs = self._signs(block, tests)
@@ -296,7 +295,7 @@ def _claims(
             if block.dataset == dataset
             for line in block.lines
             if line.trained and line.gap is None
-            if (tested := users.read(dataset, line.arm, table.seeds))
+            if (tested := users.read(*line.trials(table, block)))
         }
 
     claims = [claim for claim in read_claims() if claim.study in config.studies]

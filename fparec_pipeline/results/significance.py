@@ -187,25 +187,37 @@ class Outcomes:
 
 
 def read_tested(
-    dataset: str, arm: str, seeds: Sequence[int], config: Config, data: DataRoot
+    dataset: str,
+    arm: str,
+    seeds: Sequence[int],
+    data: DataRoot,
+    fingerprint: str | None = None,
 ) -> Outcomes:
     """Read the ranks and lists of an arm's finished trials.
 
     Args:
         dataset: whose trials.
-        arm: a configured arm or an untrained reference.
+        arm: the name of the trials' folder, as `trials_frame` and `available_medians` have it. An
+            arm that is trained under another's name lies there (`Config.trained_as`).
         seeds: each must have finished.
-        config: says under which name the arm was trained.
         data: where the trials are.
+        fingerprint: the `arm_fingerprint` that each must have; None: any.
 
     Raises:
-        TrialCorrupt: files are missing or damaged, or the seeds ranked different users.
+        TrialCorrupt: files are missing or damaged, the seeds ranked different users, or a trial
+            has another fingerprint.
     """
     frames, lists = [], []
     for seed in seeds:
-        folder = data.trial(dataset, config.trained_as(dataset, arm), seed)
-        if read_record(folder) is None:
+        folder = data.trial(dataset, arm, seed)
+        record = read_record(folder)
+        if record is None:
             raise TrialCorrupt(f"{folder} holds no finished trial.")
+        if fingerprint and record.arm_fingerprint != fingerprint:
+            raise TrialCorrupt(
+                f"{folder} holds another trial than the median's. `fparec sync` renders the "
+                "results again from today's trials."
+            )
         ranks = pl.read_parquet(folder / RANKS).filter(pl.col("test").is_not_null())
         frames.append(ranks.sort("user", maintain_order=True))
         if (folder / LISTS).exists():
@@ -242,29 +254,32 @@ class UserRanks:
     _tested: dict[tuple, Outcomes | None] = field(default_factory=dict)
     _found: dict[tuple, tuple[float, float]] = field(default_factory=dict)
 
-    def read(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> Outcomes | None:
-        """`read_tested`, or None with a warning where a trial is damaged."""
-        key = self._key(dataset, arm, seeds)
+    def read(
+        self, dataset: str, arm: str, seeds: tuple[int, ...], fingerprint: str | None
+    ) -> Outcomes | None:
+        """`read_tested`, or None with a warning where a trial is damaged or not the median's."""
+        key = dataset, arm, seeds, fingerprint
         if key not in self._tested:
             try:
-                self._tested[key] = read_tested(dataset, arm, seeds, self.config, self.data)
+                self._tested[key] = read_tested(dataset, arm, seeds, self.data, fingerprint)
             except TrialCorrupt as error:
                 logger.warning("No interval: %s", error)
                 self._tested[key] = None
         return self._tested[key]
 
     def interval(
-        self, dataset: str, arm: str, seeds: tuple[int, ...], metric: str
+        self,
+        dataset: str,
+        arm: str,
+        seeds: tuple[int, ...],
+        fingerprint: str | None,
+        metric: str,
     ) -> tuple[float, float] | None:
-        """`bootstrap_interval` of the arm's median, or None where a trial is damaged."""
-        tested = self.read(dataset, arm, seeds)
+        """`bootstrap_interval` of the arm's median, or None where `read` gives None."""
+        tested = self.read(dataset, arm, seeds, fingerprint)
         if tested is None:
             return None
-        key = (*self._key(dataset, arm, seeds), metric)
+        key = dataset, arm, seeds, fingerprint, metric
         if key not in self._found:
             self._found[key] = _known_interval(tested.values(metric))
         return self._found[key]
-
-    def _key(self, dataset: str, arm: str, seeds: tuple[int, ...]) -> tuple:
-        """Arms that are one computation share their ranks."""
-        return dataset, self.config.trained_as(dataset, arm), seeds

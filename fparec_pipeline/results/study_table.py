@@ -17,7 +17,7 @@ from typing import Any, Literal
 import polars as pl
 
 from fparec_pipeline.config import Config, Study
-from fparec_pipeline.results.medians import COLUMNS
+from fparec_pipeline.results.medians import COLUMNS, MedianKey
 from fparec_pipeline.results.winner import Winner
 
 DIGITS = 4  # as many as the paper prints
@@ -54,10 +54,13 @@ class Line:
     capped: bool  # a trial of it hit the epoch cap
     gap: str | None  # why there are no values
     cells: dict[str, Cell]  # one for each of COLUMNS
+    trained_as: str  # the name of its trials' folders
+    fingerprint: str | None  # the `arm_fingerprint` of its trials
 
-    def seeds_of(self, table: "Table") -> tuple[int, ...]:
-        """The seeds that the line's values are of: an untrained reference has one."""
-        return table.seeds if self.trained else (0,)
+    def trials(self, table: "Table", block: "Block") -> MedianKey:
+        """What `UserRanks` reads the line by; an untrained reference has one seed."""
+        seeds = table.seeds if self.trained else (0,)
+        return block.dataset, self.trained_as, seeds, self.fingerprint
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ def study_table(
                     )
                     for metric in COLUMNS
                 },
+                trained_as=config.trained_as(dataset, row["model"]),
+                fingerprint=row["arm_fingerprint"],
             )
             for row in rows
         ]

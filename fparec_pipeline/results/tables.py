@@ -23,6 +23,7 @@ from fparec_pipeline.results.medians import study_medians
 from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.study_table import (
     DASH,
+    Block,
     Line,
     Table,
     markdown_table,
@@ -79,20 +80,19 @@ def rendered_study(name: str, trials: pl.DataFrame, config: Config, data: DataRo
 
 
 def with_intervals(table: Table, users: UserRanks) -> Table:
-    """The table with each median's interval; none where a trial's ranks are damaged."""
+    """The table with each median's interval; none where `UserRanks` has none."""
 
-    def line_with(line: Line, dataset: str) -> Line:
-        seeds = line.seeds_of(table)
+    def line_with(line: Line, block: Block) -> Line:
         cells = {
             metric: cell
             if cell.ours is None
-            else replace(cell, interval=users.interval(dataset, line.arm, seeds, metric))
+            else replace(cell, interval=users.interval(*line.trials(table, block), metric))
             for metric, cell in line.cells.items()
         }
         return replace(line, cells=cells)
 
     blocks = [
-        replace(block, lines=[line_with(line, block.dataset) for line in block.lines])
+        replace(block, lines=[line_with(line, block) for line in block.lines])
         for block in table.blocks
     ]
     return replace(table, blocks=blocks)

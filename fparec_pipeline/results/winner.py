@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from fparec_pipeline.results.medians import COLUMNS
+from fparec_pipeline.results.medians import COLUMNS, median_key
 from fparec_pipeline.results.significance import ALPHA, UserRanks, compare
 
 HEADLINE = "test/ndcg_at_10"
@@ -106,7 +106,7 @@ def winner(
         metric=metric,
         arm=best["model"],
         median=best[metric],
-        interval=users.interval(dataset, best["model"], tuple(best["seeds"]), metric),
+        interval=users.interval(*median_key(best), metric),
         seeds=tuple(best["seeds"]),
         provisional=best["provisional"],
         published=best["published"],
@@ -123,7 +123,7 @@ def _rivals(
 ) -> list[Rival]:
     values: dict[str, np.ndarray] = {}
     for row in (best, *others):
-        tested = users.read(row["dataset"], row["model"], tuple(row["seeds"]))
+        tested = users.read(*median_key(row))
         if tested:
             values[row["model"]] = tested.values(metric)
     tests = compare(values, [(best["model"], row["model"]) for row in others])

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from tiny import PACKAGED, splits_of, tiny_splits, tiny_trial
+from tiny import splits_of, tiny_splits, tiny_trial
 
 from fparec_pipeline.results.significance import Outcomes, bootstrap_interval, read_tested
 from fparec_pipeline.training import beyond
@@ -41,7 +41,7 @@ def test_values_of_a_trial_have_the_means_of_its_record(data):
     splits = tiny_splits(name="beauty")
     trial = tiny_trial(dataset="beauty")
     record = run_trial(trial, splits, data, device="cpu")
-    tested = read_tested("beauty", "fparec", (0,), PACKAGED, data)
+    tested = read_tested("beauty", "fparec", (0,), data)
     assert [type(table) for table in tested.lists] == [pl.DataFrame]
     names = [name for name in record.metrics if name.startswith("test")]
     for name in names:

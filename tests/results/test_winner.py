@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 from trial_folders import make_attempt, write_finished, write_splits
 
-from fparec_pipeline.results.medians import available_medians
+from fparec_pipeline.config import load_config
+from fparec_pipeline.results.medians import available_medians, with_intervals
 from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.tables import render
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.results.winner import listed, sentence, winner
 from fparec_pipeline.training.record import RANKS, RECORD, sha256
@@ -94,6 +96,40 @@ def test_an_untrained_row_that_is_as_good_is_named(data, config):
     answer = found(data, config)
     assert answer.untrained_above == ("transitions",)
     assert "at least as good: Transitions" in sentence(answer, config.titles)
+
+
+def test_a_model_is_tested_by_its_own_folder_whatever_name_its_values_have_today(data):
+    """Mine has the values that fparec gets later: fparec's folder is then stale, and no one's."""
+    mine = '[mine]\nmixer = "factorized_positional"\nk = 7\n'
+    (data.root / "models.toml").write_text(mine)
+    config = load_config(data)
+    draw = np.random.default_rng(0)
+    good, poor = draw.integers(1, 5, USERS).tolist(), draw.integers(20, 60, USERS).tolist()
+    finish(data, config, "fparec", 0.09, good)
+    finish(data, config, "mine", 0.02, poor)
+    finish(data, config, "sasrec", 0.01, poor)
+    (data.root / "models.toml").write_text(mine + "[fparec]\nk = 7\n")
+    config = load_config(data)
+    assert config.trained_as("beauty", "mine") == "fparec"
+    answer = found(data, config)
+    assert (answer.arm, answer.interval) == ("mine", (0.0, 0.0))
+    assert (answer.sure, answer.level) == (False, ("sasrec",))
+
+
+def test_a_trial_trained_again_since_the_frame_was_read_gives_no_interval(data, config, caplog):
+    finish(data, config, "fparec", 0.05, [3] * USERS)
+    trials = trials_frame(data, config)
+    (data.root / "models.toml").write_text("[fparec]\nk = 7\n")
+    changed = load_config(data)
+    finish(data, changed, "fparec", 0.04, [4] * USERS)
+    users = UserRanks(changed, data)
+    row = with_intervals(available_medians(trials), users).row(0, named=True)
+    assert (row[NDCG], row[f"{NDCG}/low"]) == (0.05, None)
+    table = render("table_3", trials, changed, data)[0]
+    assert "| 0.0500 |" in table.replace("**", "").replace("*", "")
+    assert "another trial than the median's" in caplog.text
+    today = trials_frame(data, changed)
+    assert with_intervals(available_medians(today), users)[f"{NDCG}/low"].item() is not None
 
 
 def test_damaged_ranks_leave_the_winner_without_a_test(data, config):
