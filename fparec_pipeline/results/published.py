@@ -40,8 +40,10 @@ from fparec_pipeline.training.record import (
     WEIGHTS,
     Attempt,
     PublishedError,
+    TrialCorrupt,
     TrialRecord,
     lock_trial,
+    read_attempt,
     read_record,
     sha256,
     trial_folders,
@@ -115,7 +117,8 @@ def import_results(
 ) -> Imported:
     """Bring the published trials in `source` into the trial store, each as a folder of its own.
 
-    A trial that is there already, in whatever state, is left as it is.
+    A trial that is there already, in whatever state, is left as it is; but what an import left
+    that was interrupted is written again.
 
     Args:
         source: a folder that `export_results` wrote.
@@ -134,7 +137,7 @@ def import_results(
         for row in rows.to_dicts():
             trial = _trial(row)
             folder = data.trial(*trial)
-            if (folder / ATTEMPT).exists():
+            if _is_there(folder):
                 kept.append(str(trial))
             else:
                 _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row), source)
@@ -142,6 +145,17 @@ def import_results(
             if on_trial:
                 on_trial(len(added) + len(kept), trials.height)
     return Imported(added, kept)
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether a trial stands there, and not only the beginning of an import."""
+    if not (folder / ATTEMPT).exists() or (folder / RECORD).exists():
+        return (folder / ATTEMPT).exists()
+    try:
+        begun = read_attempt(folder)
+    except TrialCorrupt:
+        return True
+    return begun is not None and not begun.published
 
 
 def read_published(source: Path) -> pl.DataFrame:

@@ -285,9 +285,12 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
 
 
 def resumable(folder: Path, new: Attempt) -> Attempt | None:
-    """The unfinished attempt of the same fingerprint and device, if there is one."""
+    """The unfinished attempt of the same fingerprint and device, if there is one.
+
+    What an interrupted import left is none: it was not begun here.
+    """
     begun = read_attempt(folder)
-    same = begun and all(
+    same = (begun and not begun.published) and all(
         getattr(begun, name) == getattr(new, name) for name in ("fingerprint", "device", "stacked")
     )
     return begun if same else None

@@ -10,8 +10,9 @@ from data_roots import tiny_root
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
-from fparec_pipeline.datasets.splits import make_splits
+from fparec_pipeline.datasets.splits import make_splits, read_splits
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results import published as published_module
 from fparec_pipeline.results.paper_figures import read_weights
 from fparec_pipeline.results.published import export_results, import_results
 from fparec_pipeline.results.trials import METRICS, trials_frame
@@ -150,6 +151,39 @@ def test_a_trial_that_is_there_is_left_as_it_is(origin, published, elsewhere):
     before = read_record(origin.trials / "tiny/fparec/seed=0")
     import_results(published, origin)
     assert read_record(origin.trials / "tiny/fparec/seed=0") == before
+
+
+@pytest.fixture
+def half_imported(published, elsewhere, monkeypatch):
+    """The folder of a trial whose import ended between its two records."""
+    write = published_module.write_sealed
+
+    def interrupted(path, content):
+        if path.name == "trial.json":
+            raise KeyboardInterrupt
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(published_module, "write_sealed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            import_results(published, elsewhere)
+    (attempt,) = elsewhere.trials.glob("*/*/*/attempt.json")
+    return attempt.parent
+
+
+def test_an_interrupted_import_is_finished_by_the_next(half_imported, published, elsewhere):
+    assert len(import_results(published, elsewhere).added) == 3
+    assert read_record(half_imported).published
+
+
+def test_a_trial_trained_where_an_import_was_interrupted_is_not_called_published(
+    half_imported, origin, elsewhere
+):
+    shutil.copytree(origin.splits("tiny"), elsewhere.splits("tiny"))
+    assert half_imported == elsewhere.trial("tiny", "fparec", 0)
+    trial = load_config(elsewhere).trial("tiny", "fparec", 0)
+    splits = read_splits(elsewhere.splits("tiny"))
+    assert not run_trial(trial, splits, elsewhere, device="cpu").published
 
 
 def test_stale_trials_are_not_exported(origin, tmp_path, elsewhere):
