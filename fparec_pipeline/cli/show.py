@@ -72,8 +72,10 @@ def leaderboard_table(
         name = Text(titles.get(row["model"], row["model"]))
         if found and row["model"] == found.arm:
             name.stylize("bold green")
-        elif found and row["model"] in found.not_ahead_of:
+        elif found and row["model"] in found.level:
             name.append(" ≈")
+        elif found and row["model"] in found.provisional_above:
+            name.append(" ↑")
         if row["capped"]:
             name.append(" †")
         if not row["trained"]:
@@ -96,8 +98,10 @@ def leaderboard_table(
 def legend(rows: Iterable[Mapping[str, Any]], found: "Winner | None") -> str:
     """What the marks of `leaderboard_table` mean, of those that are there."""
     parts = ["unseen: NDCG@10 with the history removed"]
-    if found and found.not_ahead_of:
+    if found and found.level:
         parts.append("≈ not significantly behind the best")
+    if found and found.provisional_above:
+        parts.append("↑ higher than the best, but with fewer seeds")
     if any(row["capped"] for row in rows):
         parts.append("† stopped at max_epochs, might have become better")
     return "\n".join(parts)

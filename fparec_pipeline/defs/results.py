@@ -257,7 +257,7 @@ def winner_metadata(found: Winner | None, config: Config) -> dict[str, Any]:
         "best_model": titles.get(found.arm, found.arm),
         "best_ndcg_at_10": dg.MetadataValue.float(found.median),
         "significantly_ahead_of_all": dg.MetadataValue.bool(found.sure),
-        "models_not_told_from_the_best": dg.MetadataValue.int(len(found.not_ahead_of)),
+        "models_not_told_from_the_best": dg.MetadataValue.int(len(found.level)),
         "published": dg.MetadataValue.bool(found.published),
     }
     if found.margin is not None:

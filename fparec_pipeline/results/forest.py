@@ -16,6 +16,7 @@ TICKS = 4
 # kind → in the legend
 KINDS = {
     "best": "best",
+    "higher": "higher, fewer seeds",
     "level": "not significantly behind",
     "behind": "significantly behind",
     "untrained": "untrained",

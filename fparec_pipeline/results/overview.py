@@ -47,6 +47,7 @@ class Card:
     origin: str  # "published", "trained here", or how many of each
     rows: tuple[Row, ...]
     forest: Forest
+    undrawn: int  # how many models stand in the table only: the forest has no room
 
 
 def overview(trials: pl.DataFrame, config: Config, users: UserRanks) -> list[Card]:
@@ -110,9 +111,12 @@ def _card(
         level=listed(found.level, titles) if found else "",
         above=listed(found.provisional_above, titles) if found else "",
         answer=sentence(found, titles) if found else "No model has been trained here.",
-        origin=_origin(trials.filter(pl.col("dataset") == dataset, pl.col("trained"))),
+        origin=_origin(
+            trials.filter(pl.col("dataset") == dataset, pl.col("trained"), ~pl.col("stale"))
+        ),
         rows=tuple(rows),
         forest=forest(estimates[:SHOWN]),
+        undrawn=len(estimates[SHOWN:]),
     )
 
 
@@ -121,7 +125,9 @@ def _kind(row: dict, found: Winner | None) -> str:
         return "untrained"
     if found and row["model"] == found.arm:
         return "best"
-    return "level" if found and row["model"] in found.not_ahead_of else "behind"
+    if found and row["model"] in found.provisional_above:
+        return "higher"
+    return "level" if found and row["model"] in found.level else "behind"
 
 
 def _origin(trained: pl.DataFrame) -> str:

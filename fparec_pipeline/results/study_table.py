@@ -227,10 +227,11 @@ def leaderboard_markdown(
     Args:
         rows: `medians.leaderboard` of one dataset, perhaps with intervals.
         titles: arm -> name as printed; an arm that it lacks keeps its name.
-        found: the winner: it stands in bold, and what cannot be told from it has the mark ≈.
+        found: the winner: it stands in bold, what cannot be told from it has the mark ≈, and what
+            is higher with fewer seeds ↑.
     """
     lines = []
-    level = found.not_ahead_of if found else ()
+    level, higher = (found.level, found.provisional_above) if found else ((), ())
     for row in rows:
         seeds = ", ".join(str(seed) for seed in row["seeds"]) if row["trained"] else "untrained"
         notes = [note for note in ("provisional", "published") if row.get(note) and row["trained"]]
@@ -239,12 +240,16 @@ def leaderboard_markdown(
             name = f"**{name}**"
         if row["model"] in level:
             name += f" {LEVEL}"
+        if row["model"] in higher:
+            name += f" {HIGHER}"
         values = [_with_interval(row, metric) for metric in COLUMNS]
         lines.append([name, *values, seeds + (f" ({', '.join(notes)})" if notes else "")])
     text = markdown_table(["model", *COLUMNS.values(), "seeds"], lines, text_columns=1)
     notes = [_CAPPED] if any(row["capped"] for row in rows) else []
     if found and level:
         notes.append(f"{LEVEL} Not significantly behind the best in {COLUMNS[found.metric]}.")
+    if found and higher:
+        notes.append(f"{HIGHER} Higher in {COLUMNS[found.metric]}, but with fewer seeds.")
     return "\n\n".join([text, *notes]) + "\n"
 
 
@@ -255,6 +260,7 @@ def _with_interval(row: dict[str, Any], metric: str) -> str:
 
 
 LEVEL = "≈"
+HIGHER = "↑"
 _CAPPED = f"{DAGGER} A trial was stopped by its epoch cap: it might have become better."
 
 

@@ -9,6 +9,7 @@ from trial_folders import make_attempt, write_finished, write_splits
 
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.audit import audit
+from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import FigureMissing
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.results.tick import tick_path
@@ -261,3 +262,14 @@ def test_a_kept_audit_is_shown_and_who_has_none_says_how_to_make_one(data):
     assert "33.3% of the interactions are with an item that the user had before" in section
     assert "NDCG@10 0.2500, and 0.1250 with each history in training shuffled" in section
     assert "Not audited" not in section
+
+
+def test_a_forest_plot_says_how_many_models_it_has_no_room_for(data):
+    arms = [f"mine{k}" for k in range(1, 19)]
+    overlay = (f'[{a}]\nmixer = "factorized_positional"\nk = {a[4:]}\nd = 8\n' for a in arms)
+    (data.root / "models.toml").write_text("".join(overlay))
+    finish(data, arms, seeds=(0,))
+    html = html_of(data)
+    assert html.count('<g class="mark') == 16
+    assert "2 more in the table." in html
+    assert "more in the table" not in html_of(DataRoot(data.root / "other"))

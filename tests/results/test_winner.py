@@ -6,9 +6,14 @@ import pytest
 from scipy import stats
 from trial_folders import make_attempt, write_finished, write_splits
 
+from fparec_pipeline.cli.show import leaderboard_table, legend
 from fparec_pipeline.config import load_config
+from fparec_pipeline.defs.results import winner_metadata
+from fparec_pipeline.results import leaderboard
 from fparec_pipeline.results.medians import available_medians, with_intervals
+from fparec_pipeline.results.overview import overview
 from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.study_table import leaderboard_markdown
 from fparec_pipeline.results.tables import render
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.results.winner import listed, sentence, winner
@@ -81,6 +86,37 @@ def test_a_model_with_few_seeds_wins_only_where_no_other_has_enough(data, config
     words = sentence(answer, config.titles)
     assert words.startswith("Of the models with all seeds, SASRec has the best")
     assert "Higher, but with fewer seeds: PARec." in words
+
+
+def test_a_higher_model_of_fewer_seeds_has_a_mark_of_its_own(data, config):
+    finish(data, config, "parec", 0.09, [1] * USERS, seeds=(0,))
+    finish(data, config, "sasrec", 0.05, [2 + user % 2 for user in range(USERS)])
+    finish(data, config, "fparec", 0.049, [3 - user % 2 for user in range(USERS)])
+    answer, titles = found(data, config), config.titles
+    assert (answer.arm, answer.level) == ("sasrec", ("fparec",))
+    rows = leaderboard("beauty", data=data).to_dicts()
+    text = leaderboard_markdown(rows, titles, answer)
+    assert [line.split(" | ")[0] for line in text.splitlines()[2:5]] == [
+        "| PARec ↑",
+        "| **SASRec**",
+        "| FPARec ≈",
+    ]
+    assert "↑ Higher in NDCG@10, but with fewer seeds." in text
+    shown = leaderboard_table(rows, titles, answer).columns[0]
+    assert [str(cell) for cell in shown.cells] == ["PARec ↑", "SASRec", "FPARec ≈"]
+    assert "↑ higher than the best, but with fewer seeds" in legend(rows, answer)
+    (card,) = overview(trials_frame(data, config), config, UserRanks(config, data))
+    kinds = [(mark.estimate.label, mark.estimate.kind) for mark in card.forest.marks]
+    assert kinds == [("PARec", "higher"), ("SASRec", "best"), ("FPARec", "level")]
+    assert dict(card.forest.legend)["higher"] == "higher, fewer seeds"
+    assert winner_metadata(answer, config)["models_not_told_from_the_best"].value == 1
+
+
+def test_the_badge_of_a_card_counts_no_stale_trial(data, config):
+    finish(data, config, "fparec", 0.05, [3] * USERS)
+    write_finished(data, make_attempt(config, "beauty", "sasrec", 0, fingerprint="other"))
+    (card,) = overview(trials_frame(data, config), config, UserRanks(config, data))
+    assert card.origin == "3 trials: 3 trained here"
 
 
 def test_names_with_a_comma_are_listed_by_semicolons():
