@@ -86,7 +86,8 @@ def available_medians(trials: pl.DataFrame) -> pl.DataFrame:
     """
     few = pl.col("seeds").list.len() < ENOUGH_SEEDS
     return (
-        # Without splits at hand trials on unlike data may both count as fresh: take the larger lot.
+        # In a frame that an older version wrote, trials on unlike data may both count as fresh:
+        # take the larger lot.
         trials.filter(~pl.col("stale"))
         .group_by("dataset", "model", "trained", "arm_fingerprint")
         .agg(

@@ -80,17 +80,21 @@ def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> 
 
     A folder whose `trial.json` cannot be read is left out, with a warning: the tables then show a
     gap. Files beside `trial.json` are not read.
+
+    Trials on unlike data are never compared: where a dataset has no splits here, those that are on
+    other data than its newest trial are stale.
     """
-    hashes: dict[str, str | None] = {}
-    rows = []
+    records: dict[str, list[TrialRecord]] = {}
     for folder in trial_folders(data):
         if dataset is not None and folder.parts[-3] != dataset:
             continue
         record = _readable_record(folder)
         if record:
-            if record.dataset not in hashes:
-                hashes[record.dataset] = data_hash(record.dataset, config, data)
-            rows.append(_row(record, is_stale(record, config, hashes[record.dataset])))
+            records.setdefault(record.dataset, []).append(record)
+    rows = []
+    for name, found in records.items():
+        today = data_hash(name, config, data) or _newest_data_hash(found, config)
+        rows += [_row(record, is_stale(record, config, today)) for record in found]
     frame = pl.DataFrame(rows, schema=SCHEMA)
     # "The last ten items of the history" has no meaning once the history is removed.
     meaningless = pl.col("model") == "last_ten"
@@ -99,6 +103,12 @@ def trials_frame(data: DataRoot, config: Config, dataset: str | None = None) -> 
         for name in METRICS
         if "_unseen/" in name
     )
+
+
+def _newest_data_hash(records: list[TrialRecord], config: Config) -> str | None:
+    """The data of the newest trial that today's configuration would give; None: there is none."""
+    current = [record for record in records if not is_stale(record, config, None)]
+    return max(current, key=lambda record: record.finished).data_hash if current else None
 
 
 def trials_path(data: DataRoot, dataset: str) -> Path:

@@ -4,11 +4,12 @@ import pytest
 from polars.testing import assert_frame_equal
 from trial_folders import make_attempt, write_finished, write_splits, write_unfinished
 
-from fparec_pipeline.config import load_config
+from fparec_pipeline.config import load_config, reference_fingerprint
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import (
     METRICS,
     data_hash,
+    disposable,
     read_trials,
     trials_frame,
     trials_path,
@@ -82,6 +83,31 @@ def test_without_splits_here_only_the_configuration_counts(data, config, model):
     assert data_hash("toys", config, data) is None
     write_finished(data, make_attempt(config, "toys", model, 0))
     assert not only_row(data, config)["stale"]
+
+
+@pytest.mark.parametrize("model", ["sasrec", "popularity"])
+def test_without_splits_here_trials_on_other_data_than_the_newest_are_stale(data, config, model):
+    """A newer one that is stale by its configuration decides nothing."""
+    other = "e" * 16
+    if model == "popularity":
+        prints = reference_fingerprint("toys", model, other), ""
+    else:
+        trial = config.trial("toys", model, 0)
+        prints = trial.fingerprint(other), trial.fingerprint(other, with_seed=False)
+    changes = dict(zip(("fingerprint", "arm_fingerprint"), prints, strict=True))
+    for arm, day, values in (
+        ("fparec", 1, {}),
+        (model, 2, changes | {"data_hash": other}),
+        ("parec", 3, {"fingerprint": "of another configuration"}),
+    ):
+        folder = write_finished(data, make_attempt(config, "toys", arm, 0, **values))
+        text = (folder / "trial.json").read_text()
+        assert '"finished": "2024-05-01' in text
+        changed = text.replace('"finished": "2024-05-01', f'"finished": "2024-06-0{day}')
+        (folder / "trial.json").write_text(changed)
+    stale = dict(trials_frame(data, config).select("model", "stale").iter_rows())
+    assert stale == {"fparec": True, model: False, "parec": True}
+    assert disposable(data, config) == [(data.trial("toys", "parec", 0), "stale")]
 
 
 def test_last_ten_has_no_metrics_with_the_history_removed(data, config):
