@@ -10,10 +10,11 @@ import polars as pl
 from fparec_pipeline.config import REFERENCES, Config
 from fparec_pipeline.datasets.splits import Splits
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.results.study_table import escaped, markdown_table
+from fparec_pipeline.results.medians import available_medians, median_key
+from fparec_pipeline.results.significance import UserRanks
+from fparec_pipeline.results.study_table import DASH, escaped, markdown_table
 from fparec_pipeline.training.beyond import target_facts
 from fparec_pipeline.training.metrics import per_target
-from fparec_pipeline.training.record import RANKS
 
 HR, NDCG = "hr_at_10", "ndcg_at_10"
 COLUMNS = (
@@ -55,6 +56,9 @@ def _mean(values: np.ndarray) -> float:
 def repeats_table(splits: Splits, trials: pl.DataFrame, config: Config, data: DataRoot) -> str:
     """A row a model of the dataset, medians over its seeds, as markdown.
 
+    A model with a damaged trial is left out, with a warning; a dash stands where no target is of
+    the kind, and where a value has no meaning.
+
     Args:
         splits: the dataset's.
         trials: `trials_frame`.
@@ -62,20 +66,24 @@ def repeats_table(splits: Splits, trials: pl.DataFrame, config: Config, data: Da
         data: where the ranks are.
     """
     repeated = target_facts(splits)["repeated"].to_numpy()
-    current = trials.filter((pl.col("dataset") == splits.name) & ~pl.col("stale"))
+    medians, users = available_medians(trials), UserRanks(config, data)
     found = []
-    for (arm,), rows in current.group_by("model", maintain_order=True):
-        values = []
-        for seed in rows["seed"]:
-            ranks = pl.read_parquet(data.trial(splits.name, str(arm), seed) / RANKS)
-            values.append(
-                repeat_values(ranks["test"].to_numpy(), ranks["test_unseen"].to_numpy(), repeated)
-            )
-        found.append((str(arm), np.median(values, axis=0)))
+    for row in medians.filter(pl.col("dataset") == splits.name).iter_rows(named=True):
+        tested = users.read(*median_key(row))
+        if tested is None:
+            continue
+        ranks = zip(tested.ranks["test"], tested.ranks["test_unseen"], strict=True)
+        values = np.median([repeat_values(*of_seed, repeated) for of_seed in ranks], axis=0)
+        if row["model"] == "last_ten":  # what is removed is all that it recommends
+            values[2:] = np.nan
+        found.append((row["model"], values))
     found.sort(key=lambda row: (row[0] in REFERENCES, -row[1][0]))
     titles = config.titles_on(splits.name)
     lines = [
-        [escaped(titles.get(arm, arm)), *(f"{value:.4f}" for value in values)]
+        [
+            escaped(titles.get(arm, arm)),
+            *(DASH if np.isnan(value) else f"{value:.4f}" for value in values),
+        ]
         for arm, values in found
     ]
     share = f"{repeated.mean():.2%} of {len(repeated):,} test targets are repeated."
