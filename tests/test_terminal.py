@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from rich.console import Console
-from trial_folders import write_arms
+from trial_folders import make_attempt, write_arms, write_finished
 
 from fparec_pipeline import cli
 from fparec_pipeline.cli import results, show, store
@@ -86,6 +86,25 @@ def test_compare_answers_in_a_few_lines(run):
     assert advice.startswith("To try next: fparec run --datasets beauty --models")
     assert "parec" in advice
     assert len(text.splitlines()) <= 12
+
+
+def test_compare_sets_seconds_of_one_machine_beside_each_other_and_shows_titles_as_they_are(
+    tmp_path, monkeypatch, run
+):
+    root = DataRoot(tmp_path)
+    mine = '[mine]\nmixer = "factorized_positional"\nk = 7\ntitle = "Mine [red]"\n'
+    (tmp_path / "models.toml").write_text(mine)
+    config = load_config(root)
+    metrics = {arm: {NDCG: value} for arm, value in (("fparec", 0.05), ("mine", 0.04))}
+    write_arms(root, config, "beauty", metrics)
+    for seed in (0, 1, 2):
+        elsewhere = make_attempt(config, "beauty", "sasrec", seed, device="cuda", hardware="a GPU")
+        write_finished(root, elsewhere, {NDCG: 0.03})
+    monkeypatch.setattr(results.DataRoot, "default", lambda: root)
+    lines = run("compare", "beauty").splitlines()
+    ends = {line.split("  ")[0].strip(): line.split()[-1] for line in lines}
+    assert (ends["Mine [red]"], ends["SASRec"]) == ("300", "—")
+    assert "— seconds: trained on other hardware or another device than the winner." in lines
 
 
 def test_compare_of_a_dataset_without_trials_says_how_to_train(run):

@@ -109,14 +109,17 @@ def compare(
 
     Example: fparec compare beauty
     """
-    from fparec_pipeline.results import leaderboard
+    from fparec_pipeline.results.medians import available_medians
+    from fparec_pipeline.results.medians import leaderboard as ranked
     from fparec_pipeline.results.significance import UserRanks
-    from fparec_pipeline.results.winner import sentence, winner
+    from fparec_pipeline.results.trials import trials_frame
+    from fparec_pipeline.results.winner import seconds_beside, sentence, winner
 
     data = DataRoot.default()
     config = load_config(data)
     known(dataset, config.datasets, "dataset")
-    frame = leaderboard(dataset, data=data)
+    trials = trials_frame(data, config, dataset)
+    frame = ranked(available_medians(trials), dataset)
     found = winner(frame, dataset, UserRanks(config, data))
     if found is None:
         console.print(
@@ -127,20 +130,25 @@ def compare(
         return
     titles = config.titles_on(dataset)
     console.print(sentence(found, titles), markup=False, highlight=False)
-    seconds = {row["model"]: row["seconds"] / len(row["seeds"]) for row in frame.to_dicts()}
+    seconds = seconds_beside(found, trials)
     table = Table("against", "NDCG@10", "mean difference", "p (Holm)", "seconds a trial", box=None)
     for rival in found.rivals:
         table.add_row(
-            titles.get(rival.arm, rival.arm),
+            Text(titles.get(rival.arm, rival.arm)),
             number(rival.median),
             "—" if rival.difference is None else f"{rival.difference:+.4f}",
             "—" if rival.p_holm is None else f"{rival.p_holm:.2g}",
-            f"{seconds[rival.arm]:,.0f}",
+            f"{seconds[rival.arm]:,.0f}" if rival.arm in seconds else "—",
         )
     console.print(table)
     console.print(f"A trial of the winner took {seconds[found.arm]:,.0f} s.", highlight=False)
+    if any(rival.arm not in seconds for rival in found.rivals):
+        console.print(
+            "— seconds: trained on other hardware or another device than the winner.",
+            highlight=False,
+        )
     few = [row["model"] for row in frame.to_dicts() if row["provisional"]]
-    absent = [a for a in config.studies["benchmark"].arms if a not in seconds]
+    absent = [a for a in config.studies["benchmark"].arms if a not in frame["model"]]
     if few or absent:
         names = ",".join(dict.fromkeys(few + absent))
         advice = f"fparec run --datasets {dataset} --models {names}"

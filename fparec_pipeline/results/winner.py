@@ -144,6 +144,29 @@ def _rivals(
     return rivals
 
 
+def seconds_beside(found: Winner, trials: pl.DataFrame) -> dict[str, float]:
+    """Model → mean seconds of a trial, of the winner and the models trained where it was.
+
+    Seconds of different machines say nothing of the models: one of which a trial ran on another
+    hardware or device than the winner's is left out.
+
+    Args:
+        found: the winner.
+        trials: `trials_frame`.
+    """
+    machine = pl.struct("hardware", "device")
+    fresh = trials.filter(pl.col("dataset") == found.dataset, "trained", ~pl.col("stale"))
+    models = fresh.group_by("model").agg(pl.col("seconds").mean(), machine.unique().alias("where"))
+    where = {row["model"]: row["where"] for row in models.iter_rows(named=True)}
+    seconds = dict(models.select("model", "seconds").iter_rows())
+    alike = len(where[found.arm]) == 1
+    return {
+        model: value
+        for model, value in seconds.items()
+        if model == found.arm or (alike and where[model] == where[found.arm])
+    }
+
+
 def sentence(found: Winner, titles: Mapping[str, str]) -> str:
     """The answer in words, with plain text for names.
 
