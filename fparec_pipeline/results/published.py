@@ -15,6 +15,7 @@ Here belong writing and reading those files. The tables of what is published bel
 """
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable
@@ -54,6 +55,8 @@ from fparec_pipeline.training.record import (
 TRIALS_FILE = "trials.parquet"
 JSON_COLUMNS = ("hyperparameters", "versions")
 TOLERANCE = 1e-12  # of a recomputed metric: the order of a sum may differ
+NEAR_TIES = 1e-4  # of one evaluated twice where scores that are nearly equal may change places
+BRING_BACK = "Bring the folder back from the repository, for instance with `git checkout`."
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,11 @@ def import_results(
         on_trial: told after each trial how many are done, and of how many.
 
     Raises:
-        PublishedError: a file is missing or damaged, or ranks do not give the published metrics.
+        PublishedError: a file is missing, damaged or no published one, or ranks or epochs are not
+            those of the published metrics.
     """
     trials = read_published(source)
-    history = _read(source / HISTORY) if (source / HISTORY).exists() else None
+    history = _read(source / HISTORY) if trials["trained"].any() else None
     added: list[str] = []
     kept: list[str] = []
     for (dataset,), rows in trials.group_by("dataset", maintain_order=True):
@@ -140,7 +144,15 @@ def import_results(
             if _is_there(folder):
                 kept.append(str(trial))
             else:
-                _write_trial(folder, row, _of_trial(ranks, row), _of_trial(history, row), source)
+                try:
+                    of_trial = _of_trial(ranks, row), _of_trial(history, row)
+                    _write_trial(folder, row, *of_trial, source)
+                except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+                    problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                    raise PublishedError(
+                        f"{trial} cannot be read from {source}: it is not what `fparec results "
+                        f"export` writes ({problem}). {BRING_BACK}"
+                    ) from error
                 added.append(str(trial))
             if on_trial:
                 on_trial(len(added) + len(kept), trials.height)
@@ -159,14 +171,35 @@ def _is_there(folder: Path) -> bool:
 
 
 def read_published(source: Path) -> pl.DataFrame:
-    """The published trials, one row each, or a PublishedError that names what is missing."""
+    """The published trials, one row each.
+
+    Raises:
+        PublishedError: the file is missing or damaged, or names what no trial is called.
+    """
     path = source / TRIALS_FILE
     if not path.exists():
         raise PublishedError(
             f"{path} is not there: no results are published in {source}. "
             "`fparec results export` makes such a folder from finished trials."
         )
-    return _read(path)
+    trials = _read(path)
+    wanted = {name: trials.schema.get(name, pl.Null) for name in (*TRIAL_KEYS, "trained")}
+    dataset, model, seed, trained = wanted.values()
+    if not (dataset == model == pl.String and seed.is_integer() and trained == pl.Boolean):
+        raise PublishedError(
+            f"{path} is no table of published trials: it needs the columns {', '.join(wanted)}. "
+            f"{BRING_BACK}"
+        )
+    for row in trials.select(TRIAL_KEYS).iter_rows(named=True):
+        names = (row["dataset"] or "", r"\w[\w.-]*"), (row["model"] or "", r"\w+")
+        if any(not re.fullmatch(form, name, re.ASCII) for name, form in names) or (
+            row["seed"] is None or row["seed"] < 0
+        ):  # they become folders
+            raise PublishedError(
+                f"{path}: {_trial(row)} is no trial's name: dataset and model are ASCII letters, "
+                f"digits and _, a dataset has - and . too, and a seed is at least 0. {BRING_BACK}"
+            )
+    return trials
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -174,8 +207,7 @@ def _read(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise PublishedError(
-            f"{path} cannot be read ({str(error).partition(chr(10))[0]}). Bring the folder back "
-            "from the repository, for instance with `git checkout`."
+            f"{path} cannot be read ({str(error).partition(chr(10))[0]}). {BRING_BACK}"
         ) from error
 
 
@@ -240,10 +272,7 @@ def _import_weights(source: Path, row: dict[str, Any], folder: Path) -> list[str
     if expected is None:
         return []
     if not path.is_file() or sha256(path) != expected:
-        raise PublishedError(
-            f"{path} is missing or not what was published. Bring it back from the repository, "
-            "for instance with `git checkout`."
-        )
+        raise PublishedError(f"{path} is missing or not what was published. {BRING_BACK}")
     _copy(path, folder / WEIGHTS)
     return [WEIGHTS]
 
@@ -265,11 +294,16 @@ def _write_trial(
     published = {name: row[name] for name in METRICS if row.get(name) is not None}
     if ranks is None or not _agree(computed, published):
         raise PublishedError(
-            f"The published ranks of {_trial(row)} do not give its published metrics; bring the "
-            "folder back from the repository."
+            f"The published ranks of {_trial(row)} do not give its published metrics. {BRING_BACK}"
+        )
+    if row["trained"] and (history is None or not _fits(history, row, computed)):
+        raise PublishedError(
+            f"{source / HISTORY} does not have the epochs of {_trial(row)}. {BRING_BACK}"
         )
     values = row | {name: json.loads(row[name]) for name in JSON_COLUMNS} | {"published": True}
+    values |= {"metrics": computed | published, "files": {}}
     attempt = Attempt.model_validate(_keys_of(Attempt, values))
+    record = TrialRecord.model_validate(_keys_of(TrialRecord, values))
     with lock_trial(folder):
         write_parquet(folder / RANKS, _smallest(ranks))
         files = [RANKS, *_import_weights(source, row, folder)]
@@ -278,15 +312,23 @@ def _write_trial(
             files.append(HISTORY)
         write_sealed(folder / ATTEMPT, attempt)
         sums = {name: sha256(folder / name) for name in files}
-        values |= {"metrics": computed | published, "files": sums}
-        record = TrialRecord.model_validate(_keys_of(TrialRecord, values))
-        write_sealed(folder / RECORD, record)
+        write_sealed(folder / RECORD, record.model_copy(update={"files": sums}))
 
 
 def _keys_of(kind: type[Attempt], values: dict[str, Any]) -> dict[str, Any]:
     """The values that a record of this kind has: a published row has columns of its own too."""
     keys = {field.alias or name for name, field in kind.model_fields.items()}
     return {key: value for key, value in values.items() if key in keys}
+
+
+def _fits(history: pl.DataFrame, row: dict[str, Any], computed: dict[str, float]) -> bool:
+    """Whether the epochs are the trial's: as many, and the best one as good as its ranks."""
+    best = history.filter(pl.col("epoch") == row["best_epoch"])["valid_ndcg_at_10"].to_list()
+    # The best weights are evaluated again at the end: exactly alike on a CPU in equal blocks.
+    alike = row["device"] == "cpu" and row.get("block_parts", 1) == 1
+    tolerance = TOLERANCE if alike else NEAR_TIES
+    near = len(best) == 1 and abs(best[0] - computed["valid/ndcg_at_10"]) <= tolerance
+    return near and history["epoch"].sort().to_list() == list(range(1, row["epochs"] + 1))
 
 
 def _agree(computed: dict[str, float], published: dict[str, float]) -> bool:

@@ -200,8 +200,7 @@ def test_nothing_to_export_is_an_error_that_says_where(elsewhere, tmp_path):
 
 def test_metrics_that_the_ranks_do_not_give_are_refused(published, elsewhere, tmp_path):
     source = tmp_path / "tampered"
-    (source / "ranks").mkdir(parents=True)
-    (source / "ranks/tiny.parquet").write_bytes((published / "ranks/tiny.parquet").read_bytes())
+    shutil.copytree(published, source)
     better = pl.read_parquet(published / "trials.parquet").with_columns(
         pl.col("test/ndcg_at_10") + 0.001
     )
@@ -219,6 +218,54 @@ def test_a_damaged_file_is_named(damaged, published, elsewhere, tmp_path):
     (source / damaged).write_bytes(b"no parquet")
     with pytest.raises(PublishedError, match=damaged):
         import_results(source, elsewhere)
+
+
+def rewritten(path, change):
+    change(pl.read_parquet(path)).write_parquet(path)
+
+
+TRIALS, EPOCHS, TINY = "trials.parquet", "history.parquet", "ranks/tiny.parquet"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (EPOCHS, lambda f: f.filter(pl.col("seed") == 1), "history.parquet does not have the ep"),
+        (EPOCHS, lambda f: f.with_columns(epoch=2), "does not have the epochs of tiny/fparec/seed"),
+        (EPOCHS, lambda f: f.with_columns(pl.col("valid_ndcg_at_10") + 1e-9), "have the epochs"),
+        (EPOCHS, lambda f: f.drop("valid_ndcg_at_10"), r"cannot be read from .*ColumnNotFound"),
+        (TRIALS, lambda f: f.select("attempt"), "needs the columns dataset, model, seed, trained"),
+        (
+            TRIALS,
+            lambda f: f.with_columns(model=pl.lit("../../evil")),
+            r"evil/seed=. is no trial's",
+        ),
+        (TRIALS, lambda f: f.with_columns(dataset=pl.lit("..")), "is no trial's name"),
+        (TRIALS, lambda f: f.with_columns(seed=-1), "seed=-1 is no trial's name"),
+        (TRIALS, lambda f: f.drop("versions"), "tiny/fparec/seed=0 cannot be read from"),
+        (TRIALS, lambda f: f.drop("commit"), r"not what `fparec results export` writes \(Valid"),
+        (TRIALS, lambda f: f.with_columns(hyperparameters=pl.lit("{")), "JSONDecodeError"),
+        (TINY, lambda f: f.drop("valid"), r"cannot be read from .*ColumnNotFoundError"),
+    ],
+)
+def test_what_is_no_publication_is_refused_in_one_line_and_nothing_is_written(
+    file, change, message, published, elsewhere, tmp_path
+):
+    source = tmp_path / "a" / "b" / "source"
+    shutil.copytree(published, source)
+    rewritten(source / file, change)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(PublishedError, match=message) as error:
+        import_results(source, elsewhere)
+    assert len(str(error.value).splitlines()) == 1
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_missing_epochs_are_an_error_that_names_the_file(published, elsewhere, tmp_path):
+    shutil.copytree(published, tmp_path / "source")
+    (tmp_path / "source" / EPOCHS).unlink()
+    with pytest.raises(PublishedError, match=r"history\.parquet cannot be read"):
+        import_results(tmp_path / "source", elsewhere)
 
 
 def test_an_empty_folder_is_an_error_that_says_how_one_is_made(elsewhere, tmp_path):
