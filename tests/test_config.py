@@ -99,6 +99,14 @@ def test_among_a_datasets_models_another_window_stands_in_the_name(load):
         config.titles_on("no_such")
 
 
+def test_models_of_one_title_have_their_own_names_beside_it(load):
+    same = '[{}]\nmixer = "factorized_positional"\nk = {}\ntitle = "FPARec"\n'
+    config = load(models=same.format("mine", 7) + same.format("broad", 9) + "n = 70\n")
+    names = config.titles_on("beauty")
+    assert (names["fparec"], names["mine"]) == ("FPARec (fparec)", "FPARec (mine)")
+    assert (names["broad"], names["sasrec"]) == ("FPARec (n = 70)", "SASRec")
+
+
 # Overlays
 
 

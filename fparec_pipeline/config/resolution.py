@@ -9,7 +9,8 @@ Notable:
 Here belong questions that the parsed files answer. Reading them belongs to `loading.py`.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -80,7 +81,7 @@ class Config(BaseModel):
         """Arm or reference -> name as printed among all models of the dataset.
 
         An arm whose window is not the dataset's own has its n in the name: of two otherwise equal
-        models it may be all that sets them apart.
+        models it may be all that sets them apart. Names that are equal still are `told_apart`.
 
         Raises:
             ConfigError: there is no such dataset.
@@ -89,7 +90,18 @@ class Config(BaseModel):
         usual = (self.defaults | self.datasets[dataset].hyperparameters)["n"]
         windows = {arm: self._layers(dataset, arm)["n"] for arm in self.arms}
         named = {a: f"{self.titles[a]} (n = {n})" for a, n in windows.items() if n != usual}
-        return self.titles | named
+        return self.told_apart(self.titles | named)
+
+    @staticmethod
+    def told_apart(titles: Mapping[str, str]) -> dict[str, str]:
+        """Titles by arm or reference; the arm's own name in brackets where they are equal.
+
+        Examples:
+            >>> Config.told_apart({"fparec": "FPARec", "mine": "Ours", "other": "Ours"})
+            {'fparec': 'FPARec', 'mine': 'Ours (mine)', 'other': 'Ours (other)'}
+        """
+        counts = Counter(titles.values())
+        return {a: f"{title} ({a})" if counts[title] > 1 else title for a, title in titles.items()}
 
     def trained_as(self, dataset: str, arm: str) -> str:
         """The name under which the arm is trained on the dataset; a reference's own.

@@ -113,7 +113,8 @@ def study_table(
         rows = medians.filter(pl.col("dataset") == dataset).to_dicts()
         paper = config.paper.get(name, {}).get(dataset, {})
         marks = {metric: _marks(rows, metric) for metric in COLUMNS}
-        titles = config.titles | _titles_with_window(dataset, study, config)
+        shown = {row["model"]: config.titles[row["model"]] for row in rows}
+        titles = config.told_apart(shown | _titles_with_window(dataset, study, config))
         lines = [
             Line(
                 arm=row["model"],

@@ -11,6 +11,7 @@ from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.audit import audit
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import FigureMissing
+from fparec_pipeline.results.plots import learning_curves
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.results.trials import trials_frame
@@ -262,6 +263,22 @@ def test_a_kept_audit_is_shown_and_who_has_none_says_how_to_make_one(data):
     assert "33.3% of the interactions are with an item that the user had before" in section
     assert "NDCG@10 0.2500, and 0.1250 with each history in training shuffled" in section
     assert "Not audited" not in section
+
+
+def test_models_of_one_title_are_rows_and_curves_of_their_own(data, monkeypatch):
+    mine = '[mine]\nmixer = "factorized_positional"\nk = 7\ntitle = "FPARec"\n'
+    (data.root / "models.toml").write_text(mine)
+    study = 'title = "Own"\ndatasets = ["beauty"]\nmodels = ["fparec", "mine"]\nseeds = [0, 1, 2]\n'
+    (data.root / "studies.toml").write_text(f"[own]\n{study}")
+    finish(data, ["fparec", "mine"])
+    drawn = []
+    monkeypatch.setattr(
+        "fparec_pipeline.results.report.learning_curves",
+        lambda histories, title: drawn.append(list(histories)) or learning_curves(histories, title),
+    )
+    table = section_of(html_of(data), "own")
+    assert drawn == [["FPARec (fparec)", "FPARec (mine)"]]
+    assert "FPARec (mine)" in table
 
 
 def test_a_forest_plot_says_how_many_models_it_has_no_room_for(data):
