@@ -3,16 +3,20 @@
 import csv
 import io
 import json
+import shutil
 import sys
+from contextlib import ExitStack
 
 import pytest
 from rich.console import Console
-from trial_folders import make_attempt, write_arms, write_finished
+from trial_folders import make_attempt, write_arms, write_finished, write_unfinished
 
 from fparec_pipeline import cli
 from fparec_pipeline.cli import results, show, store
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
+from fparec_pipeline.results.trials import disposable
+from fparec_pipeline.training import record
 
 NDCG, HR = "test/ndcg_at_10", "test/hr_at_10"
 VALUES = {"fparec": 0.05, "sasrec": 0.04, "popularity": 0.01, "transitions": 0.02}
@@ -109,6 +113,43 @@ def test_compare_sets_seconds_of_one_machine_beside_each_other_and_shows_titles_
 
 def test_compare_of_a_dataset_without_trials_says_how_to_train(run):
     assert "`fparec run --datasets toys`" in run("compare", "toys")
+
+
+def test_clean_keeps_what_was_resumed_or_finished_while_it_asked(tmp_path, monkeypatch, run):
+    root = DataRoot(tmp_path)
+    config = load_config(root)
+    attempts = [make_attempt(config, "beauty", arm, 0) for arm in ("fparec", "parec", "sasrec")]
+    finished, resumed, dead = (write_unfinished(root, attempt) for attempt in attempts)
+    again = dead.with_name("seed=0.next")
+    shutil.copytree(dead, again)
+    monkeypatch.setattr(results.DataRoot, "default", lambda: root)
+    monkeypatch.setattr(record, "_PATIENCE", 0.01)
+    with ExitStack() as locks:
+
+        def meanwhile(question):
+            assert question == "Delete these 4 folders?"
+            write_finished(root, attempts[0])
+            locks.enter_context(record.lock_trial(resumed))
+            return True
+
+        monkeypatch.setattr(store.typer, "confirm", meanwhile)
+        text = run("clean")
+    assert finished.exists() and resumed.exists() and not dead.exists() and not again.exists()
+    kept = [line for line in text.splitlines() if line.startswith("Kept: ")]
+    assert [line.split("/")[2] for line in kept] == ["fparec", "parec"]
+
+
+def test_clean_leaves_a_new_attempt_that_is_locked_or_finished(tmp_path):
+    root = DataRoot(tmp_path)
+    config = load_config(root)
+    folder = write_finished(root, make_attempt(config, "beauty", "fparec", 0))
+    again = folder.with_name("seed=0.next")
+    shutil.copytree(folder, again)
+    assert disposable(root, config) == []
+    (again / record.RECORD).unlink()
+    assert disposable(root, config) == [(again, "interrupted")]
+    with record.lock_trial(again):
+        assert disposable(root, config) == []
 
 
 def test_status_of_every_study(run):

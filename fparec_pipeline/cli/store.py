@@ -5,6 +5,7 @@ views to `tracking/` and `running/`.
 """
 
 import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,12 +75,14 @@ def clean(
 ) -> None:
     """Delete interrupted and stale trials, after asking.
 
-    Trials that are running or shown in tables are never deleted.
+    Trials that are running or shown in tables are never deleted; whether they are is asked again
+    just before each is deleted.
     """
     from fparec_pipeline.results.trials import disposable
 
     data = DataRoot.default()
-    folders = disposable(data, load_config(data))
+    config = load_config(data)
+    folders = disposable(data, config)
     if not folders:
         console.print("There is nothing to delete.")
         return
@@ -88,7 +91,25 @@ def clean(
         console.print(f"{reason:12} {folder.relative_to(data.root)}  {size / 1e6:.1f} MB")
     if yes or typer.confirm(f"Delete these {len(folders)} folders?"):
         for folder, _ in folders:
-            shutil.rmtree(folder)
+            _delete(folder, data, config)
+
+
+def _delete(folder: Path, data: DataRoot, config: Config) -> None:
+    """Delete a trial's folder under its lock, unless it was resumed or finished meanwhile."""
+    from fparec_pipeline.results.trials import why_disposable
+    from fparec_pipeline.training.record import TrialLocked, lock_trial
+
+    if not folder.exists():
+        return
+    try:
+        with lock_trial(folder):
+            if why_disposable(folder, data, config):
+                shutil.rmtree(folder)
+                return
+    except TrialLocked:
+        pass
+    name = folder.relative_to(data.root)
+    console.print(f"Kept: {name} was trained meanwhile.", markup=False, highlight=False)
 
 
 def bring_up_to_date(data: DataRoot, config: Config) -> bool:

@@ -5,6 +5,7 @@ How a trial stands today (done, stale, interrupted) belongs here too; medians do
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +228,31 @@ def trial_status(trial: Trial, config: Config, data: DataRoot) -> str:
 
 
 def disposable(data: DataRoot, config: Config) -> list[tuple[Path, str]]:
-    """Folders that stand in no table and are not being trained, with the reason."""
-    found = []
-    for folder in trial_folders(data):
-        attempt = read_attempt(folder)
-        if attempt is None or is_locked(folder):
-            continue
-        if not (folder / RECORD).exists():
-            found.append((folder, "interrupted"))
-        elif is_stale(attempt, config, data_hash(attempt.dataset, config, data)):
-            found.append((folder, "stale"))
-    return found
+    """Folders that stand in no table and are not being trained, with the reason.
+
+    Among them those in which a new attempt was begun beside an older result (`next_folder`).
+    """
+    begun = (path for path in data.trials.glob("*/*/seed=*.next") if path.is_dir())
+    again = sorted(path for path in begun if re.fullmatch(r"seed=\d+\.next", path.name))
+    return [
+        (folder, reason)
+        for folder in [*trial_folders(data), *again]
+        if not is_locked(folder) and (reason := why_disposable(folder, data, config))
+    ]
+
+
+def why_disposable(folder: Path, data: DataRoot, config: Config) -> str | None:
+    """ "interrupted", "stale", or None: the trial is shown in tables, or there is none.
+
+    Whether it is being trained is not asked: hold its lock. A new attempt that is finished but
+    does not stand in the older one's place yet is not disposable: `fparec run` puts it there.
+    """
+    if folder.name.endswith(".next"):
+        return None if (folder / RECORD).exists() or not folder.exists() else "interrupted"
+    attempt = read_attempt(folder)
+    if attempt is None:
+        return None
+    if not (folder / RECORD).exists():
+        return "interrupted"
+    stale = is_stale(attempt, config, data_hash(attempt.dataset, config, data))
+    return "stale" if stale else None
