@@ -201,6 +201,8 @@ def _column(name: str, title: str, trial: Trial, config: Config, data: DataRoot)
         weights = read_weights(trial, config, data)
     except FigureMissing as error:
         return [Panel(title, None, str(error))]
+    if name == "figure_1" and "position_embedding" not in weights:
+        return [Panel(title, None, f"{trial.id} has no position embedding.")]
     if name == "figure_1":
         return [Panel(title, position_correlation(weights["position_embedding"]))]
     return [

@@ -187,6 +187,16 @@ def test_a_stale_trial_is_not_shown(data, config):
         draw("figure_1", "beauty", config, data)
 
 
+def test_a_model_without_position_embedding_is_a_gap_that_says_so(data):
+    (data.root / "models.toml").write_text(MODELS + "[sasrec]\nposition_embedding = false\n")
+    config = load_config(data)
+    weights = random_weights("sasrec", 6)
+    del weights["position_embedding"]
+    finish(data, config, "sasrec", weights=weights)
+    with pytest.raises(FigureMissing, match="beauty/sasrec/seed=0 has no position embedding"):
+        draw("figure_1", "beauty", config, data)
+
+
 def test_damaged_weights_are_an_error_and_no_figure(data, config):
     folder = finish(data, config, "sasrec", weights=random_weights("sasrec", 6))
     (folder / WEIGHTS).write_bytes(b"no weights")
