@@ -21,6 +21,16 @@ from matplotlib.transforms import Bbox
 LABEL_STEP = 4  # points
 
 
+def literal(text: str) -> str:
+    """Text that matplotlib shows as it is.
+
+    It takes what stands between two $ for a formula, and leaves a label that begins with _ out of
+    legends: a space without width stands before that.
+    """
+    text = text.replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
 def learning_curve(history: pl.DataFrame, title: str) -> bytes:
     """Validation NDCG@10 above, loss below, over epochs; the best epoch is marked.
 
@@ -44,7 +54,7 @@ def learning_curve(history: pl.DataFrame, title: str) -> bytes:
     figure.subplots_adjust(left=0.11, right=0.98, top=0.93, bottom=0.1, hspace=0.08)
     above.plot(epochs, measure, marker=".", color="tab:blue")
     above.plot(best["epoch"], best["valid_ndcg_at_10"], "o", color="tab:red")
-    above.set(title=title, ylabel="validation NDCG@10")
+    above.set(title=literal(title), ylabel="validation NDCG@10")
     below.plot(epochs, history["loss"].to_numpy(), marker=".", color="tab:gray")
     below.set(xlabel="epoch", ylabel="training loss")
     words = f"best: epoch {best['epoch']}, {best['valid_ndcg_at_10']:.4f}"
@@ -83,7 +93,8 @@ def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str)
         )
         colour = colours((2 * index + index // 10) % 20)
         epochs = over_seeds["epoch"].to_numpy()
-        axes.plot(epochs, over_seeds["median"].to_numpy(), color=colour, label=model, linewidth=1.5)
+        median, label = over_seeds["median"].to_numpy(), literal(model)
+        axes.plot(epochs, median, color=colour, label=label, linewidth=1.5)
         axes.fill_between(
             epochs,
             over_seeds["low"].to_numpy(),
@@ -92,7 +103,7 @@ def learning_curves(histories: Mapping[str, Sequence[pl.DataFrame]], title: str)
             alpha=0.2,
             linewidth=0,
         )
-    axes.set(title=title, xlabel="epoch", ylabel="validation NDCG@10")
+    axes.set(title=literal(title), xlabel="epoch", ylabel="validation NDCG@10")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
     return figure
@@ -111,7 +122,7 @@ def accuracy_and_coverage(points: Mapping[str, tuple[float, float]], title: str)
     for model, (coverage, gain) in sorted(points.items(), key=lambda point: point[1][::-1]):
         axes.plot(coverage, gain, "o", color="tab:blue")
         label = axes.annotate(
-            model,
+            literal(model),
             (coverage, gain),
             xytext=(6, 4),
             textcoords="offset points",
@@ -119,7 +130,8 @@ def accuracy_and_coverage(points: Mapping[str, tuple[float, float]], title: str)
             arrowprops={"arrowstyle": "-", "color": "tab:gray", "linewidth": 0.5},
         )
         labels.append(label)
-    axes.set(title=title, xlabel="share of the catalogue in some top ten", ylabel="test NDCG@10")
+    words = {"xlabel": "share of the catalogue in some top ten", "ylabel": "test NDCG@10"}
+    axes.set(title=literal(title), **words)
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     _spread(figure, labels)
@@ -216,15 +228,15 @@ def heatmaps(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
     size = (max(3.4 * columns + 1, 6), 3.4 * rows + 1.3)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     lines = [textwrap.fill(line, int(11 * size[0])) for line in title.splitlines()]
-    figure.suptitle("\n".join(lines))
+    figure.suptitle(literal("\n".join(lines)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for line, panel_line in zip(grid, panels, strict=True):
         for axes, panel in zip(line, panel_line, strict=True):
-            axes.set_title(panel.title, fontsize="medium")
+            axes.set_title(literal(panel.title), fontsize="medium")
             if panel.weights is None:
                 axes.set(xticks=[], yticks=[], box_aspect=1)
                 words = textwrap.fill(panel.gap, 34, break_long_words=False)
-                axes.text(0.5, 0.5, words, ha="center", va="center", fontsize="small")
+                axes.text(0.5, 0.5, literal(words), ha="center", va="center", fontsize="small")
                 continue
             n = len(panel.weights)
             edges = (0.5, n + 0.5, n + 0.5, 0.5)

@@ -14,6 +14,7 @@ from fparec_pipeline.results.plots import (
     accuracy_and_coverage,
     heatmaps,
     learning_curve,
+    learning_curves,
     mean_distance,
     mean_entropy,
     nearest_share,
@@ -134,3 +135,15 @@ def test_the_names_of_models_that_are_alike_do_not_lie_on_each_other():
     boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert svg(figure) == svg(accuracy_and_coverage(points, "alike"))
+
+
+def test_dollars_and_underscores_of_names_are_shown_as_they_are():
+    name, title = "_mine_ $x_{$", "costs $a_{ to $b"
+    history = pl.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "valid_ndcg_at_10": [0.1, 0.2]})
+    curves = svg(learning_curves({name: [history]}, title)).decode()
+    dots = svg(accuracy_and_coverage({name: (0.1, 0.2)}, title)).decode()
+    gap = svg(heatmaps([[Panel(name, None, "no $b_{ and $c")]], title)).decode()
+    for shown in (curves, dots, gap):
+        assert name in shown and title in shown
+    assert "no $b_{ and $c" in gap
+    assert learning_curve(history, title)[:4] == b"\x89PNG"
