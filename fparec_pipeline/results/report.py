@@ -412,9 +412,15 @@ def _curves(data: DataRoot, config: Config, trials: pl.DataFrame) -> list[dict[s
         histories: dict[str, list[pl.DataFrame]] = {}
         for row in trained.filter(pl.col("dataset") == dataset).iter_rows(named=True):
             path = data.trial(dataset, row["model"], row["seed"]) / HISTORY
-            if path.exists():
-                title = titles.get(row["model"], row["model"])
-                histories.setdefault(title, []).append(pl.read_parquet(path))
+            if not path.exists():
+                continue
+            try:
+                history = pl.read_parquet(path)
+            except (OSError, pl.exceptions.PolarsError) as error:
+                words = str(error).partition("\n")[0]
+                logger.warning("No learning curve: %s cannot be read (%s).", path, words)
+                continue
+            histories.setdefault(titles.get(row["model"], row["model"]), []).append(history)
         if histories:
             title = _title(dataset, config)
             found.append({"title": title, "image": _image(svg(learning_curves(histories, title)))})

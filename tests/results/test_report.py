@@ -15,7 +15,7 @@ from fparec_pipeline.results.plots import learning_curves
 from fparec_pipeline.results.report import build_report, path_of, write_report
 from fparec_pipeline.results.tick import tick_path
 from fparec_pipeline.results.trials import trials_frame
-from fparec_pipeline.training.record import RANKS
+from fparec_pipeline.training.record import HISTORY, RANKS
 from fparec_pipeline.training.sequential import KEPT
 
 OWN = """
@@ -279,6 +279,14 @@ def test_models_of_one_title_are_rows_and_curves_of_their_own(data, monkeypatch)
     table = section_of(html_of(data), "own")
     assert drawn == [["FPARec (fparec)", "FPARec (mine)"]]
     assert "FPARec (mine)" in table
+
+
+def test_a_damaged_history_leaves_its_curve_out(data, caplog):
+    folder = finish(data, ["fparec", "sasrec"])[0]
+    (folder / HISTORY).write_bytes(b"no parquet")
+    curves = section_of(html_of(data), "curves")
+    assert "<img" in curves
+    assert f"No learning curve: {folder / HISTORY} cannot be read" in caplog.text
 
 
 def test_a_forest_plot_says_how_many_models_it_has_no_room_for(data):
