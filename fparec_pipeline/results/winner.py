@@ -60,8 +60,12 @@ class Winner:
 
     @property
     def sure(self) -> bool:
-        """Whether it is significantly ahead of every other trained model, of which there is one."""
-        return bool(self.rivals) and all(rival.beaten for rival in self.rivals)
+        """Whether it is significantly ahead of every other trained model, of which there is one.
+
+        Never while a median is higher: the test is of means over seeds, and may say otherwise.
+        """
+        beaten = bool(self.rivals) and all(rival.beaten for rival in self.rivals)
+        return beaten and not self.provisional_above
 
     @property
     def provisional_above(self) -> tuple[str, ...]:

@@ -119,6 +119,18 @@ def test_the_badge_of_a_card_counts_no_stale_trial(data, config):
     assert card.origin == "3 trials: 3 trained here"
 
 
+def test_nothing_is_sure_while_another_median_is_higher(data, config):
+    """Users and seeds may have the mean of sasrec higher, and its median lower."""
+    draw = np.random.default_rng(0)
+    finish(data, config, "sasrec", 0.05, draw.integers(1, 5, USERS).tolist())
+    finish(data, config, "parec", 0.06, draw.integers(20, 60, USERS).tolist(), seeds=(0,))
+    answer = found(data, config)
+    assert (answer.arm, answer.rivals[0].beaten, answer.sure) == ("sasrec", True, False)
+    words = sentence(answer, config.titles)
+    assert "Higher, but with fewer seeds: PARec." in words
+    assert "every other model" not in words
+
+
 def test_names_with_a_comma_are_listed_by_semicolons():
     titles = {"fparec": "FPARec", "wide": "FPARec, d = 128"}
     assert listed(["fparec"], titles) == "FPARec"
