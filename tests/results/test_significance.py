@@ -114,6 +114,19 @@ def test_arms_that_never_differ_are_not_significant():
     assert (found.difference, found.p, found.significant) == (0, 1, False)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([], []),
+        ([1.0], [0.0]),
+        ([1.0, 0.5, 0.25], [0.75, 0.25, 0.0]),
+        ([0.1 + 0.2, 0.6], [0.1, 0.4]),
+    ],
+)
+def test_differences_without_variance_decide_nothing(first, second):
+    assert paired_p(np.array(first), np.array(second)) == 1.0
+
+
 # Claims
 
 
