@@ -122,6 +122,7 @@ class ForkingRunLauncher(RunLauncher, ConfigurableClass):
         if lock is None:
             return
         try:
+            os.ftruncate(lock, 0)  # of a process that has died
             self._instance.add_run_tags(run_id, {ALIVE: str(path)})
             process = self._context.Process(
                 target=_run,
@@ -143,7 +144,10 @@ class ForkingRunLauncher(RunLauncher, ConfigurableClass):
         if not is_held(path):
             self._instance.report_run_canceled(run, "Its process had ended before.")
             return True
-        os.kill(int(path.read_text() or 0), signal.SIGTERM)
+        pid = _process_in(path)
+        if pid is None:
+            return False
+        os.kill(pid, signal.SIGTERM)
         return True
 
     @property
@@ -162,6 +166,10 @@ class ForkingRunLauncher(RunLauncher, ConfigurableClass):
         for run in done:
             del self._processes[run]
         return done
+
+    def going(self) -> set[str]:
+        """The runs launched by this object whose processes have not ended."""
+        return {run for run, process in self._processes.items() if process.exitcode is None}
 
     def stop_all(self) -> None:
         """End the processes of all runs launched by this object; who takes long is killed."""
@@ -196,6 +204,18 @@ def _locked(path: Path) -> int | None:
                 return None
         os.close(lock)
         time.sleep(0.01)
+
+
+def _process_in(path: Path) -> int | None:
+    """The process that a run's file names; a new one writes its number in a moment."""
+    last = time.monotonic() + STOP_SECONDS
+    while is_held(path):
+        if (text := path.read_text()).isdigit():
+            return int(text)
+        if time.monotonic() > last:
+            break
+        time.sleep(0.05)
+    return None
 
 
 def lock_of(data: DataRoot, run_id: str) -> Path:

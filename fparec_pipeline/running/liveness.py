@@ -8,6 +8,7 @@ Dagster's own monitoring.
 Here belongs whether a run's process lives. How one is started and ended belongs to `launcher.py`.
 """
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,12 +31,13 @@ def alive_folder(data: DataRoot) -> Path:
 
 @contextmanager
 def alive(data: DataRoot) -> Iterator[Path]:
-    """A file that this process keeps locked inside the context, and then removes."""
+    """A file that this process keeps locked inside the context, and then removes; it names it."""
     folder = alive_folder(data)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{uuid.uuid4().hex}.lock"
     try:
         with locked(path):
+            path.write_text(str(os.getpid()))  # whom a click on *Terminate* ends
             yield path
     finally:
         path.unlink(missing_ok=True)

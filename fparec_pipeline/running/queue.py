@@ -21,6 +21,8 @@ from fparec_pipeline.running.context import Context
 from fparec_pipeline.running.launcher import ForkingRunLauncher
 
 LOGGER = logging.getLogger("dagster.daemon")
+# A run's tag: the command that had started it has ended, whose run it was not.
+LEFT = ".dagster/fparec_left"
 HEARTBEAT_SECONDS = 60.0  # Dagster's daemon writes one every 30
 KILLED = (
     "its process was killed, for lack of memory most often. "
@@ -46,13 +48,15 @@ class Queue:
 
     A daemon that starts meanwhile takes over; when the process that serves the queue ends, another
     command that waits for its runs goes on serving it. On leaving, the runs that this process has
-    started on this machine are ended.
+    started on this machine are ended; those that another command waits for are marked as LEFT, and
+    that command asks for them again.
     """
 
     def __init__(self, context: Context) -> None:
         self._instance = context.instance
         launcher = context.instance.run_launcher
         self._launcher = launcher if isinstance(launcher, ForkingRunLauncher) else None
+        self.own: set[str] = set()  # the runs that this process has asked for
         self._lock = queue_lock(context.data)
         self._dequeuer = QueuedRunCoordinatorDaemon(interval_seconds=1)
         self._monitored = time.monotonic()
@@ -69,6 +73,8 @@ class Queue:
     ) -> None:
         self._lock.release()
         if self._launcher:
+            for run_id in self._launcher.going() - self.own:
+                self._instance.add_run_tags(run_id, {LEFT: "true"})
             self._launcher.stop_all()
             self._settle(self._launcher)
 

@@ -28,7 +28,7 @@ from fparec_pipeline.defs.reasons import reason
 from fparec_pipeline.running.context import Context
 from fparec_pipeline.running.launcher import ForkingRunLauncher
 from fparec_pipeline.running.liveness import ALIVE, alive
-from fparec_pipeline.running.queue import Queue
+from fparec_pipeline.running.queue import LEFT, Queue
 from fparec_pipeline.training.record import Progress
 
 LOCATION = "fparec_pipeline.definitions"  # the code location's module, and its name in Dagster
@@ -70,12 +70,18 @@ def run_all(
             while waiting or going:
                 while waiting and len(going) < jobs:
                     place, request = waiting.popleft()
-                    going[_submit(request, context, holder)] = place
+                    run_id = _submit(request, context, holder)
+                    going[run_id] = place
+                    queue.own.add(run_id)
                 queue.step()
                 for progress in (p for run in going for p in read_news(context.data, run)):
                     on_progress(progress)
                 ended = dg.RunsFilter(run_ids=list(going), statuses=list(ENDED))
                 for run in context.instance.get_runs(ended):
+                    if LEFT in run.tags and not run.is_success:
+                        place = going.pop(run.run_id)  # resumed from its last checkpoint
+                        waiting.appendleft((place, requests[place]))
+                        continue
                     error = None if run.is_success else reason(context.instance, run)
                     yield Ended(going.pop(run.run_id), run, error)
                 time.sleep(POLL_SECONDS)

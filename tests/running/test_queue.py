@@ -18,7 +18,7 @@ from fparec_pipeline.defs.private import LaunchRunContext
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.running.context import Context, open_context, open_instance
 from fparec_pipeline.running.launcher import lock_of
-from fparec_pipeline.running.liveness import ALIVE, settle_dead_runs
+from fparec_pipeline.running.liveness import ALIVE, alive, settle_dead_runs
 from fparec_pipeline.running.materialization import materialize
 from fparec_pipeline.running.training import Outcome, train
 from fparec_pipeline.training.record import is_locked, read_attempt, read_record
@@ -190,3 +190,31 @@ def test_runs_of_another_data_root_with_the_same_database_are_left_alone(root, t
 
 def started(run: dg.DagsterRun) -> dg.DagsterEvent:
     return dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+
+
+def test_a_command_that_ends_takes_no_run_of_another_with_it(root):
+    """The first takes the second's run off the queue. Its end ends that process, not that trial."""
+    data = root(FOREVER)
+    (data.root / "models.toml").write_text("[average]\nmax_epochs = 300\n")
+    first, second = (data.trial("tiny", arm, 0) for arm in ("fparec", "average"))
+    commands = []
+    for arm, folder in (("fparec", first), ("average", second)):
+        commands.append(fparec(data, "run", "--datasets", "tiny", "--models", arm, "--seeds", "0"))
+        wait_until(lambda folder=folder: is_locked(folder), f"{arm} is trained")
+    commands[0].send_signal(signal.SIGINT)
+    said = [command.communicate(timeout=PATIENCE_S)[0] for command in commands]
+    assert commands[1].returncode == 0, said
+    assert read_record(second).epochs == 300
+    states = [run.status for run in training_runs(data) if run.tags["arm"] == "average"]
+    assert sorted(states, key=str)[-1] == dg.DagsterRunStatus.SUCCESS
+
+
+def test_to_cancel_a_run_in_a_process_of_its_own_ends_that_process_and_no_other(root):
+    data = root(1)
+    with open_context(data) as context, alive(data) as path:
+        assert path.read_text() == str(os.getpid())
+        path.write_text("")  # as a run that has only just begun
+        run = context.instance.create_run_for_job(
+            context.repository.get_job("prepare_data"), tags={ALIVE: str(path)}
+        )
+        assert context.instance.run_launcher.terminate(run.run_id) is False
