@@ -116,7 +116,7 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
     """Bring MLflow, Dagster and the rendered results up to date.
 
     Returns:
-        False when MLflow cannot be reached.
+        False when MLflow cannot be reached, or a result cannot be rendered.
     """
     from fparec_pipeline.running.context import open_context
     from fparec_pipeline.running.liveness import settle_dead_runs
@@ -153,7 +153,7 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         console.print(f"Rendered: {', '.join(datasets)}, the tables and the report.")
     for problem in failed:
         print_error(problem)
-    return synced is not None and registered is not None
+    return synced is not None and registered is not None and not failed
 
 
 def _asked_for(

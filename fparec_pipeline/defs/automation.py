@@ -11,6 +11,7 @@
 How a trial is trained does not belong here, nor how a result is made.
 """
 
+import datetime
 import json
 import logging
 import os
@@ -48,6 +49,7 @@ STAGE = "fparec/stage"
 COUNT = "fparec/count"  # how many runs the stage has
 STAGES = ("prepare", "train")
 REPORT_JOB = "render_tables"
+ON_TIME = datetime.timedelta(hours=1)
 FAILURE_HOOK = "FPAREC_FAILURE_HOOK"  # environment: an address that is sent every failure
 HOOK_SECONDS = 10.0
 
@@ -151,7 +153,7 @@ def benchmark_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
                 "nothing to train again. The job `prepare_data` prepares one."
             )
             return
-        tick = context.scheduled_execution_time.date().isoformat()
+        tick = name_of_tick(context.scheduled_execution_time, datetime.datetime.now(datetime.UTC))
         for dataset in datasets:
             yield dg.RunRequest(
                 run_key=f"{tick}/prepare/{dataset}",
@@ -160,6 +162,13 @@ def benchmark_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
             )
 
     return weekly_benchmark
+
+
+def name_of_tick(scheduled: datetime.datetime, now: datetime.datetime) -> str:
+    """Its day; of a tick that somebody launches by hand also when, so that each trains anew."""
+    day = scheduled.date().isoformat()
+    on_time = datetime.timedelta() <= now - scheduled < ON_TIME
+    return day if on_time else f"{day} {now.isoformat(timespec='seconds')}"
 
 
 def present_datasets(config: Config, data: DataRoot) -> list[str]:
@@ -204,8 +213,9 @@ def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDe
     def benchmark_training(
         context: dg.SensorEvaluationContext, workspace: Workspace
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        runs = context.instance.get_runs(dg.RunsFilter(tags={STAGE: list(STAGES)}), limit=1000)
-        tick = max((run.tags[TICK] for run in runs), default=None)
+        of_ticks = dg.RunsFilter(tags={STAGE: list(STAGES)})
+        runs = context.instance.get_runs(of_ticks, limit=1000)  # the newest first
+        tick = next((run.tags[TICK] for run in runs if run.tags[STAGE] == "prepare"), None)
         of_tick = [run for run in runs if run.tags[TICK] == tick]
         prepared, trained = (
             [run for run in of_tick if run.tags[STAGE] == stage] for stage in STAGES
@@ -253,7 +263,7 @@ def write_tick(
         Whether it is news.
     """
     content = {
-        "tick": tick,
+        "tick": tick.partition(" ")[0],
         "runs": len(runs),
         "failed": [
             {

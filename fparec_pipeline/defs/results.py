@@ -32,7 +32,7 @@ from fparec_pipeline.results.shown import digests
 from fparec_pipeline.results.significance import UserRanks
 from fparec_pipeline.results.study_table import escaped, leaderboard_markdown
 from fparec_pipeline.results.tables import render, table_names
-from fparec_pipeline.results.trials import read_trials, trials_path, write_trials
+from fparec_pipeline.results.trials import known_trials, read_trials, trials_path, write_trials
 from fparec_pipeline.results.winner import Winner, sentence, winner
 from fparec_pipeline.training.record import write_parquet
 
@@ -180,7 +180,7 @@ def _table_asset(config: Config, name: str) -> dg.AssetsDefinition:
     @explained
     def table(workspace: Workspace) -> dg.MaterializeResult:
         data = workspace.data
-        markdown, rows = render(name, read_trials(data), config, data)
+        markdown, rows = render(name, known_trials(read_trials(data), config), config, data)
         metrics = table_metrics(rows)
         return dg.MaterializeResult(metadata=_publish(data, name, markdown, rows, metrics))
 
@@ -233,7 +233,8 @@ def _report_asset(config: Config) -> dg.AssetsDefinition:
 
         data = workspace.data
         tracker = Tracker(None, data)
-        written = write_report(read_trials(data), data, config, tracker.trial_urls())
+        trials = known_trials(read_trials(data), config)
+        written = write_report(trials, data, config, tracker.trial_urls())
         run_id = tracker.log_report(written.html, written.numbers)
         url = tracker.artifact_url(run_id, "report.html") if run_id else None
         return dg.MaterializeResult(

@@ -145,6 +145,14 @@ def read_trials(data: DataRoot, dataset: str | None = None) -> pl.DataFrame:
     ).collect()
 
 
+def known_trials(trials: pl.DataFrame, config: Config) -> pl.DataFrame:
+    """Those of datasets and models that the configuration has, which others may have left."""
+    models = [*config.arms, *REFERENCES]
+    return trials.filter(
+        pl.col("dataset").is_in(list(config.datasets)), pl.col("model").is_in(models)
+    )
+
+
 def under_arm_names(trials: pl.DataFrame, study: Study, config: Config) -> pl.DataFrame:
     """The trials of a study, each under every name that the study has for its arm, and references.
 

@@ -12,7 +12,15 @@ from data_roots import tiny_root
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
-from fparec_pipeline.defs.automation import COUNT, STAGE, STAGES, TICK, has_ended, tell
+from fparec_pipeline.defs.automation import (
+    COUNT,
+    STAGE,
+    STAGES,
+    TICK,
+    has_ended,
+    name_of_tick,
+    tell,
+)
 from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.resources import Workspace
 from fparec_pipeline.results.tick import read_tick
@@ -105,7 +113,25 @@ def test_the_schedule_is_off_until_somebody_starts_it(repository):
 
 def test_a_tick_prepares_the_datasets_that_are_here_and_no_other(repository, instance):
     (request,) = tick(repository, instance).run_requests
-    assert (request.run_key, request.partition_key) == ("2024-05-05/prepare/tiny", "tiny")
+    day, _, rest = request.run_key.partition(" ")  # launched by hand, years later
+    assert (day, rest.partition("/")[2]) == ("2024-05-05", "prepare/tiny")
+    assert (request.partition_key, request.tags[TICK].partition(" ")[0]) == ("tiny", day)
+
+
+def test_a_tick_on_time_has_one_name_and_one_by_hand_another_each_time():
+    soon, later = SUNDAY + datetime.timedelta(seconds=20), SUNDAY + datetime.timedelta(days=3)
+    assert name_of_tick(SUNDAY, soon) == "2024-05-05"
+    names = {name_of_tick(SUNDAY, now) for now in (soon, later, later + (later - SUNDAY))}
+    assert len(names) == 3
+    assert name_of_tick(LATER, soon) != "2024-05-12"  # of a date that is still to come
+
+
+def test_a_tick_of_an_older_date_that_is_launched_last_is_the_one_that_trains(repository, instance):
+    add(instance, "prepare", SUCCESS, day=LATER)
+    add(instance, "train", SUCCESS, day=LATER)
+    add(instance, "prepare", SUCCESS)
+    keys = [request.run_key for request in look(repository, instance).run_requests]
+    assert keys and all(key.startswith("2024-05-05/train/") for key in keys)
 
 
 def test_a_tick_of_an_empty_data_root_is_skipped_with_the_reason(tmp_path, instance):
