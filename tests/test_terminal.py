@@ -13,6 +13,7 @@ from trial_folders import make_attempt, write_arms, write_finished, write_unfini
 
 from fparec_pipeline import cli
 from fparec_pipeline.cli import results, show, store
+from fparec_pipeline.cli.shared import stop_at
 from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import disposable
@@ -168,3 +169,9 @@ def test_the_marks_are_explained_where_they_are_there(run, tmp_path, monkeypatch
         shown = run(*command, terminal=True)
         assert "FPARec †" in shown
         assert "† stopped at max_epochs" in shown
+
+
+def test_ctrl_c_in_a_step_of_dagsters_ends_the_command():
+    stop_at(None)
+    with pytest.raises(KeyboardInterrupt):
+        stop_at("dagster._core.errors.DagsterExecutionInterruptedError")

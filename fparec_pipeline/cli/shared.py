@@ -65,10 +65,17 @@ def split_names(names: str | None) -> list[str]:
 
 
 def stop_at(error: str | None) -> None:
-    """End the command with status 2 where there is an error."""
+    """End the command with status 2 where there is an error, as Ctrl-C does where it was that."""
+    stop_if_interrupted(error)
     if error:
         print_error(error)
         raise typer.Exit(2)
+
+
+def stop_if_interrupted(error: str | None) -> None:
+    """End the command where the error is what Dagster makes of Ctrl-C."""
+    if error and "DagsterExecutionInterruptedError" in error:
+        raise KeyboardInterrupt
 
 
 def print_error(message: str) -> None:

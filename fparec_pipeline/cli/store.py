@@ -12,7 +12,15 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from fparec_pipeline.cli.shared import Names, app, chosen, console, print_error, split_names
+from fparec_pipeline.cli.shared import (
+    Names,
+    app,
+    chosen,
+    console,
+    print_error,
+    split_names,
+    stop_if_interrupted,
+)
 from fparec_pipeline.cli.show import note_outdated
 from fparec_pipeline.config import Config, Trial, TrialId, known, load_config
 from fparec_pipeline.paths import DataRoot
@@ -137,7 +145,10 @@ def bring_up_to_date(data: DataRoot, config: Config) -> bool:
         in_mlflow = None if synced is None else Medians(tracker).datasets()
         datasets = outdated(context, in_mlflow)
         steps = track(render(datasets, context), "results", len(datasets) + 1, console=console)
-        failed = [f"{name}: {error}" for name, error in steps if error] if datasets else []
+        failed = []
+        for name, error in steps if datasets else ():
+            stop_if_interrupted(error)
+            failed += [f"{name}: {error}"] if error else []
     console.print(
         f"MLflow: {synced} trials are up to date."
         if synced is not None

@@ -19,7 +19,6 @@ from fparec_pipeline.running.submission import run_all
 from fparec_pipeline.training.record import Progress
 
 RENDERING = ("render_medians", "render_tables", "render_figures")  # jobs
-INTERRUPTED = "DagsterExecutionInterruptedError"  # what Dagster makes of Ctrl-C
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}  # errors are returned, in one line
 
 
@@ -71,9 +70,4 @@ def _here(request: dg.RunRequest, context: Context) -> str | None:
             tags={ALIVE: str(lock)},
             raise_on_error=False,
         )
-    if result.success:
-        return None
-    error = reason(context.instance, result.dagster_run)
-    if INTERRUPTED in error:
-        raise KeyboardInterrupt
-    return error
+    return None if result.success else reason(context.instance, result.dagster_run)
