@@ -89,6 +89,22 @@ def test_users_and_histories_come_from_files_and_another_file_is_written(data, t
     assert table["score"].null_count() == 0
 
 
+def test_what_had_no_effect_is_counted_whichever_file_is_written(data, tmp_path):
+    history, block = tmp_path / "new.csv", tmp_path / "block.txt"
+    history.write_text("who,what\nsomebody new,what is this\n")
+    block.write_text("item 3\nitem 77\n")
+    words = ("recommend", "tiny", "--history", str(history), "--block", str(block))
+    for more in ((), ("--out", str(tmp_path / "out.parquet"))):
+        result = fparec(data, *words, *more)
+        assert result.returncode == 0, result.stderr
+        for said in (
+            "Ids of --block that the champion does not know: 1",
+            "does not know, left out: 1",
+            "who get the most popular items: 1",
+        ):
+            assert said in result.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -38,6 +38,7 @@ histories = Histories(
     table["user_id"].cast(pl.String),
     table["item_id"].explode().to_numpy() + 1,
     np.concatenate([[0], lengths.cumsum()]).astype(np.int64),
+    np.zeros(table.height, np.int64),
 )
 wish = Wish(k=10)
 

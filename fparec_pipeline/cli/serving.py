@@ -3,6 +3,7 @@
 Here belong the options and what is printed. Choosing, answering and packing belong to `serving/`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from fparec_pipeline.config import known, load_config
 from fparec_pipeline.paths import DataRoot
 
 if TYPE_CHECKING:
+    from fparec_pipeline.running.context import Context
     from fparec_pipeline.serving.batch import Wish
     from fparec_pipeline.serving.champion import Champion
     from fparec_pipeline.training.record import Progress
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 Dataset = Annotated[str, typer.Argument(help="A configured dataset.")]
 Ids = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
 SHOWN = 3  # users whose recommendations are printed
+LEFT_OUT = {  # key of the summary -> what is printed where it counts any
+    "unmatched_users": "Ids of --users that the dataset and --history do not have",
+    "unmatched_allow": "Ids of --allow that the champion does not know",
+    "unmatched_block": "Ids of --block that the champion does not know",
+    "unknown_interactions": "Interactions with items that the champion does not know, left out",
+    "by_popularity": "Users without a known history, who get the most popular items",
+}
 
 
 @app.command()
@@ -194,11 +203,25 @@ def _materialized(dataset: str, wish: "Wish", data: DataRoot) -> Path:
     with console.status(f"{dataset}: recommendations"), open_context(data) as context:
         ops = {"recommendations": {"config": wanted}}
         stop_at(materialize(["recommendations"], context, "recommend", partition=dataset, ops=ops))
+        summary = _latest_metadata(context, dataset)
+    _print_left_out(summary)
     return data.recommendations(dataset)
+
+
+def _latest_metadata(context: "Context", dataset: str) -> dict[str, Any]:
+    """What Dagster was told of the newest recommendations of the dataset."""
+    import dagster as dg
+
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("recommendations"), asset_partitions=[dataset])
+    for event in context.instance.fetch_materializations(wanted, limit=1).records:
+        if made := event.asset_materialization:
+            return {key: value.value for key, value in made.metadata.items()}
+    return {}
 
 
 def _written(dataset: str, wish: "Wish", target: Path, data: DataRoot) -> Path:
     from fparec_pipeline.serving.batch import (
+        as_metadata,
         columns_of,
         prepare,
         problems,
@@ -219,17 +242,15 @@ def _written(dataset: str, wish: "Wish", target: Path, data: DataRoot) -> Path:
         )
     if found := problems(target, model, prepared, wish):
         stop_at(f"{target}: {'; '.join(found)}")
-    if summary.unknown_interactions:
-        console.print(
-            "Interactions with items that the champion does not know, left out: "
-            f"{summary.unknown_interactions:,}"
-        )
-    if summary.by_popularity:
-        console.print(
-            "Users without a known history, who get the most popular items: "
-            f"{summary.by_popularity:,}"
-        )
+    _print_left_out(as_metadata(summary))
     return target
+
+
+def _print_left_out(summary: Mapping[str, Any]) -> None:
+    """What of the request had no effect; nothing where all of it had."""
+    for key, words in LEFT_OUT.items():
+        if summary.get(key):
+            console.print(f"{words}: {summary[key]:,}", markup=False)
 
 
 def _print_champion(champion: "Champion") -> None:

@@ -131,7 +131,7 @@ def _with_identifiers(table: pl.DataFrame, null_values: Sequence[str]) -> pl.Dat
     for column in ("user", "item"):
         names = table.select(pl.col(column).unique().drop_nulls().cast(pl.String))
         clean = names.select(identifier(pl.col(column), null_values))
-        fractions = _are_whole_floats(clean[column])
+        fractions = are_whole_floats(clean[column])
         if not fractions and clean.equals(names):
             continue
         text = identifier(pl.col(column).cast(pl.String), null_values)
@@ -141,7 +141,7 @@ def _with_identifiers(table: pl.DataFrame, null_values: Sequence[str]) -> pl.Dat
     return table.with_columns(pl.col("good") & known)
 
 
-def _are_whole_floats(names: pl.Series) -> bool:
+def are_whole_floats(names: pl.Series) -> bool:
     """Whether a program has made floats of whole numbers, at least of one and of nothing else."""
     return bool(names.str.ends_with(".0").any() and names.str.contains(WHOLE_FLOAT).all())
 

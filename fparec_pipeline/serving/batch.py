@@ -9,7 +9,7 @@ Here belongs the file. Whose recommendations they are belongs to `histories.py`.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fparec_pipeline.config import Source
+from fparec_pipeline.config import NULL_WORDS, Source
 from fparec_pipeline.datasets.files import DatasetError, write_atomically
 from fparec_pipeline.serving.answers import MOST_ITEMS
 from fparec_pipeline.serving.histories import (
@@ -64,7 +64,10 @@ class Summary:
     rows: int
     by_popularity: int  # users whose history holds no known item
     fewer: int  # users who got fewer than k items, because no more were left
-    unknown_interactions: int  # of items that the champion does not know
+    unknown_interactions: int  # of these users, with items that the champion does not know
+    unmatched_users: int  # of the file of users: without any history
+    unmatched_allow: int  # of the list of allowed items: not known to the champion
+    unmatched_block: int
     distinct_items: int
     catalogue_share: float  # distinct items among those that may be recommended
     overlap_with_last: float | None  # mean share of a user's items that were there last time
@@ -77,6 +80,7 @@ class Prepared:
 
     histories: Histories
     candidates: Candidates
+    unmatched: dict[str, int] = field(default_factory=dict)  # file of the wish -> ids of no use
 
 
 def prepare(model: PackedModel, splits: Path, wish: Wish, columns: Columns) -> Prepared:
@@ -90,20 +94,34 @@ def prepare(model: PackedModel, splits: Path, wish: Wish, columns: Columns) -> P
 
     Raises:
         HistoryError: a file cannot be used.
-        NothingToRecommend: no user or no item is left, or k is out of range.
+        NothingToRecommend: no user or no item is left, k is out of range, or a list of items
+            names none that the champion knows.
     """
     if not 1 <= wish.k <= MOST_ITEMS:
         raise NothingToRecommend(f"{wish.k} items a user: it must be 1 to {MOST_ITEMS:,}.")
     known = model.items.select("item", "source_id")
     histories = from_splits(splits, known)
-    newer = [from_file(wish.history, known, columns)] if wish.history else []
+    newer = [from_file(wish.history, known, columns, histories.users)] if wish.history else []
+    everyone, unmatched = histories.users, {}
+    if newer:
+        everyone = pl.concat([everyone, newer[0].users]).unique(maintain_order=True)
     if wish.users:
-        histories = only(histories, read_ids(wish.users, columns.user), *newer)
+        wanted = read_ids(wish.users, columns.user, everyone, columns.null_values)
+        unmatched["users"] = _missing(wanted, everyone)
+        histories = only(histories, wanted, *newer)
     elif newer:
-        everyone = pl.concat([histories.users, newer[0].users]).unique(maintain_order=True)
         histories = only(histories, everyone, *newer)
-    lists = [read_ids(path, columns.item) if path else None for path in (wish.allow, wish.block)]
-    candidates = model.candidates(*lists)
+    lists: dict[str, pl.Series | None] = {"allow": None, "block": None}
+    for name in lists:
+        if path := getattr(wish, name):
+            ids = read_ids(path, columns.item, model.names, columns.null_values)
+            lists[name], unmatched[name] = ids, _missing(ids, model.names)
+            if len(ids) and unmatched[name] == len(ids):
+                raise NothingToRecommend(
+                    f"No item of {path} is known to the champion: it has {ids[0]!r}, the champion "
+                    f"knows {model.names[0]!r}. Name items as the dataset's file does."
+                )
+    candidates = model.candidates(**lists)
     if not len(histories):
         raise NothingToRecommend(f"{wish.users or splits} names no user.")
     if not len(candidates.items):
@@ -112,7 +130,11 @@ def prepare(model: PackedModel, splits: Path, wish: Wish, columns: Columns) -> P
             f"{wish.allow or 'the catalogue'} allows"
             + (f" and {wish.block} does not block." if wish.block else ".")
         )
-    return Prepared(histories, candidates)
+    return Prepared(histories, candidates, unmatched)
+
+
+def _missing(ids: pl.Series, known: pl.Series) -> int:
+    return int((~ids.is_in(known.implode())).sum())
 
 
 def write_recommendations(
@@ -159,6 +181,7 @@ def write_recommendations(
         by_popularity=by_popularity,
         fewer=fewer,
         unknown_interactions=histories.unknown,
+        **{f"unmatched_{of}": prepared.unmatched.get(of, 0) for of in ("users", "allow", "block")},
         distinct_items=int(recommended.sum()),
         catalogue_share=float(recommended.sum()) / len(pool.items),
         overlap_with_last=shared,
@@ -290,4 +313,5 @@ def columns_of(source: Source) -> Columns:
         **names,
         time_unit=getattr(source, "time_unit", None),
         time_format=getattr(source, "time_format", None),
+        null_values=getattr(source, "null_values", NULL_WORDS),
     )

@@ -4,22 +4,28 @@ Notable:
 * The source's ids are what joins: a history may come from splits that are newer than the champion,
   or from a file. Items that the champion does not know are left out and counted.
 * A history keeps its order and its repeats.
+* The ids of a file are read as those of a dataset's own file: 28.0 is 28, and bytes may be UUIDs.
 
 Here belong the inputs. What is answered belongs to `model.py` and `batch.py`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from fparec_pipeline.config import NULL_WORDS
+from fparec_pipeline.datasets.collecting import are_whole_floats
 from fparec_pipeline.datasets.files import DatasetError
-from fparec_pipeline.datasets.readers.typed import times
+from fparec_pipeline.datasets.readers.rows import UNREADABLE, first_words, identifier
+from fparec_pipeline.datasets.readers.typed import NO_IDENTIFIER, as_text, times
 from fparec_pipeline.datasets.splits import PARTS
 from fparec_pipeline.datasets.times import MixedTimes, settled
 
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+NOBODY = pl.Series(dtype=pl.String)
 
 
 class HistoryError(DatasetError):
@@ -30,7 +36,7 @@ class HistoryError(DatasetError):
 class Columns:
     """What a file may call the columns: the dataset's own names, else user, item and time.
 
-    Its times are read as those of the dataset's own file (`datasets.times`).
+    Its ids and times are read as those of the dataset's own file (`datasets.times`).
     """
 
     user: tuple[str, ...] = ("user",)
@@ -38,6 +44,7 @@ class Columns:
     time: tuple[str, ...] = ("time",)
     time_unit: str | None = None
     time_format: str | None = None
+    null_values: tuple[str, ...] = NULL_WORDS  # words that are no user and no item
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,12 @@ class Histories:
     users: pl.Series  # String (u,): the source's ids
     values: np.ndarray  # int64 (interactions,): items 1..n, user after user, each chronological
     offsets: np.ndarray  # int64 (u + 1,)
-    unknown: int = 0  # interactions with items that the champion does not know
+    left_out: np.ndarray  # int64 (u,): interactions with items that the champion does not know
+
+    @property
+    def unknown(self) -> int:
+        """How many interactions of these users are with items that the champion does not know."""
+        return int(self.left_out.sum())
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,7 +68,8 @@ class Histories:
         """The users first, …, last − 1."""
         offsets = self.offsets[first : last + 1]
         values = self.values[offsets[0] : offsets[-1]]
-        return Histories(self.users[first:last], values, offsets - offsets[0])
+        users, left_out = self.users[first:last], self.left_out[first:last]
+        return Histories(users, values, offsets - offsets[0], left_out)
 
 
 def from_splits(folder: Path, items: pl.DataFrame) -> Histories:
@@ -83,11 +96,22 @@ def from_splits(folder: Path, items: pl.DataFrame) -> Histories:
     return _numbered(everyone, interactions, items)
 
 
-def from_file(path: Path, items: pl.DataFrame, columns: Columns | None = None) -> Histories:
+def from_file(
+    path: Path,
+    items: pl.DataFrame,
+    columns: Columns | None = None,
+    users: pl.Series = NOBODY,
+) -> Histories:
     """The histories of a CSV or parquet file with a user and an item column, a row an interaction.
 
     With a time column rows are sorted by it; equal times, and files without one, keep the order of
     the rows. Users are in the order in which they appear.
+
+    Args:
+        path: the file.
+        items: the champion's `item` and `source_id`.
+        columns: what the file may call its columns.
+        users: those of the splits.
 
     Raises:
         HistoryError: the file cannot be read, lacks a column, has a time that is none, or times
@@ -96,27 +120,42 @@ def from_file(path: Path, items: pl.DataFrame, columns: Columns | None = None) -
     columns = columns or Columns()
     table = _read(path)
     user, item = (_one_of(path, table, names) for names in (columns.user, columns.item))
-    wanted = [_text(pl.col(user)).alias("user"), _text(pl.col(item)).alias("item")]
-    try:
+    with _reading(path):
         schema = table.collect_schema()
+        wanted = [
+            _identifier(path, table, name, columns.null_values).alias(key)
+            for key, name in (("user", user), ("item", item))
+        ]
         time = next((name for name in columns.time if name in schema), None)
         if time:
             wanted += times(pl.col(time), schema[time], columns.time_format)
         numbered = table.with_row_index("row", offset=1).select("row", *wanted)
         rows = numbered.filter(pl.col("user").is_not_null()).collect()
-    except UNREADABLE as error:
-        raise HistoryError(f"{path} cannot be read: {_first_line(error)}") from error
+    rows = rows.with_columns(
+        user=_as_known(rows["user"], users), item=_as_known(rows["item"], items["source_id"])
+    )
     if time:
         moments = _moments(path, time, rows, columns.time_unit)
         rows = rows.with_columns(time=moments).sort("time", maintain_order=True)
-    users = rows["user"].unique(maintain_order=True)
-    return _numbered(users, rows.lazy().select("user", "item"), items)
+    everyone = rows["user"].unique(maintain_order=True)
+    return _numbered(everyone, rows.lazy().select("user", "item"), items)
 
 
-def read_ids(path: Path, names: tuple[str, ...]) -> pl.Series:
+def read_ids(
+    path: Path,
+    names: tuple[str, ...],
+    known: pl.Series = NOBODY,
+    null_values: tuple[str, ...] = NULL_WORDS,
+) -> pl.Series:
     """The distinct ids of a file, in its order: of the first of the columns `names` that it has.
 
     A file that ends in .txt has no columns: an id a line.
+
+    Args:
+        path: the file.
+        names: what its column may be called.
+        known: the ids of the splits or of the champion, which it is compared with.
+        null_values: words that are no id.
 
     Raises:
         HistoryError: the file cannot be read, or has none of the columns.
@@ -131,8 +170,9 @@ def read_ids(path: Path, names: tuple[str, ...]) -> pl.Series:
     else:
         table = _read(path)
         column = _one_of(path, table, names)
-    ids = table.select(id=_text(pl.col(column))).collect()["id"]
-    return ids.drop_nulls().unique(maintain_order=True)
+    with _reading(path):
+        ids = table.select(id=_identifier(path, table, column, null_values)).collect()["id"]
+    return _as_known(ids.drop_nulls(), known).unique(maintain_order=True)
 
 
 def only(histories: Histories, users: pl.Series, *others: Histories) -> Histories:
@@ -148,16 +188,19 @@ def only(histories: Histories, users: pl.Series, *others: Histories) -> Historie
                 "user": source.users,
                 "start": source.offsets[:-1] + base,
                 "length": np.diff(source.offsets),
+                "left_out": source.left_out,
             }
         )
         for source, base in zip(sources, bases, strict=False)
     ).unique("user", keep="last")
     wanted = pl.DataFrame({"user": users}).join(found, on="user", how="left", maintain_order="left")
-    starts, lengths = (wanted[name].fill_null(0).to_numpy() for name in ("start", "length"))
+    starts, lengths, left_out = (
+        wanted[name].fill_null(0).to_numpy() for name in ("start", "length", "left_out")
+    )
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
     values = np.concatenate([source.values for source in sources])[places]
-    return Histories(users, values, offsets, sum(source.unknown for source in sources))
+    return Histories(users, values, offsets, left_out)
 
 
 def _numbered(users: pl.Series, interactions: pl.LazyFrame, items: pl.DataFrame) -> Histories:
@@ -172,26 +215,39 @@ def _numbered(users: pl.Series, interactions: pl.LazyFrame, items: pl.DataFrame)
         .select("place", "number")
     )
     table = rows.collect()
-    unknown = table["number"].null_count()
-    table = table.drop_nulls("number")
-    counts = np.bincount(table["place"].to_numpy(), minlength=len(users))
+    is_known = table["number"].is_not_null()
+    counts, left_out = (
+        np.bincount(table["place"].filter(which).to_numpy(), minlength=len(users))
+        for which in (is_known, ~is_known)
+    )
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Histories(users, table["number"].to_numpy().astype(np.int64), offsets, unknown)
+    values = table["number"].drop_nulls().to_numpy().astype(np.int64)
+    return Histories(users, values, offsets, left_out)
 
 
 def _read(path: Path) -> pl.LazyFrame:
     """The table lazily; a CSV file's columns all as text."""
     if not path.is_file():
         raise HistoryError(f"There is no file {path}.")
-    try:
+    with _reading(path):
         if path.suffix == ".parquet":
             table = pl.scan_parquet(path, glob=False)
         else:
             table = pl.scan_csv(path, infer_schema=False, glob=False)
         table.collect_schema()
-    except UNREADABLE as error:
-        raise HistoryError(f"{path} cannot be read: {_first_line(error)}") from error
     return table
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What Polars says of the file, in one line that names it."""
+    try:
+        yield
+    except UNREADABLE as error:
+        kind = "a parquet file" if path.suffix == ".parquet" else "UTF-8 CSV with a header"
+        raise HistoryError(
+            f"{path} cannot be read: {first_words(error).rstrip('.')}. Write it again, as {kind}."
+        ) from error
 
 
 def _one_of(path: Path, table: pl.LazyFrame, names: tuple[str, ...]) -> str:
@@ -204,10 +260,24 @@ def _one_of(path: Path, table: pl.LazyFrame, names: tuple[str, ...]) -> str:
     )
 
 
-def _text(column: pl.Expr) -> pl.Expr:
-    """Trimmed text; null for nothing."""
-    text = column.cast(pl.String).str.strip_chars()
-    return pl.when(text != "").then(text)
+def _identifier(
+    path: Path, table: pl.LazyFrame, name: str, null_values: tuple[str, ...]
+) -> pl.Expr:
+    """The column's ids as text, as a dataset's reader makes them; null for nothing."""
+    kind = table.collect_schema()[name]
+    if isinstance(kind, NO_IDENTIFIER):
+        raise HistoryError(
+            f"{path} cannot be read: its column {name} is of the type {kind}, which is not an "
+            "identifier. Write one id a row."
+        )
+    return identifier(as_text(table, name, kind), null_values)
+
+
+def _as_known(ids: pl.Series, known: pl.Series) -> pl.Series:
+    """28.0 as 28 where all are so, as the dataset's reader has it; unless 28.0 is a known id."""
+    if known.str.ends_with(".0").any() or not are_whole_floats(ids):
+        return ids
+    return ids.str.replace(r"\.0+$", "")
 
 
 def _moments(path: Path, name: str, rows: pl.DataFrame, unit: str | None) -> pl.Series:
@@ -231,7 +301,3 @@ def _moments(path: Path, name: str, rows: pl.DataFrame, unit: str | None) -> pl.
 def _time_at(rows: pl.DataFrame, place: int, name: str) -> str:
     row, text = rows.select("row", "time_text").row(place)
     return f"row {row:,} has the {name} {text!r}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]

@@ -85,7 +85,7 @@ def test_files_say_for_whom_from_what_and_of_what(model, splits, tmp_path):
     users.write_text("cid\nzoe\nbob\nnew\n")
     history.write_text("user,item\nnew,item 5\nnew,nonsense\nbob,item 6\n")
     allow.write_text("\n".join(name_of(i) for i in range(1, 21)))
-    block.write_text("item\nitem 7\nitem 8\n")
+    block.write_text("item\nitem 7\nitem 8\nitem 99\n")
     wish = Wish(k=3, users=users, history=history, allow=allow, block=block)
     table, summary, _ = written(model, splits, tmp_path / "out.parquet", wish)
     assert table["user"].unique(maintain_order=True).to_list() == ["cid", "zoe", "bob", "new"]
@@ -95,6 +95,8 @@ def test_files_say_for_whom_from_what_and_of_what(model, splits, tmp_path):
     assert ("new", "item 5") not in pairs
     assert ("bob", "item 6") not in pairs
     assert (summary.by_popularity, summary.unknown_interactions) == (1, 1)  # zoe has no history
+    unmatched = (summary.unmatched_users, summary.unmatched_allow, summary.unmatched_block)
+    assert unmatched == (1, 0, 1)  # zoe, and item 99
     assert table.filter(pl.col("user") == "zoe")["score"].null_count() == 3
     assert table.filter(pl.col("user") != "zoe")["score"].null_count() == 0
 
@@ -155,7 +157,8 @@ def test_what_cannot_be_asked_for_is_said(model, splits, tmp_path):
     nothing.write_text("no such item\n")
     for wish, word in [
         (Wish(users=nobody), "no user"),
-        (Wish(allow=nothing), "No item"),
+        (Wish(allow=nothing), "No item of .*nothing.txt.*'no such item'.*'item 1'"),
+        (Wish(block=nothing), "No item of .*nothing.txt"),
         (Wish(k=0), "must be 1 to"),
     ]:
         with pytest.raises(NothingToRecommend, match=word):

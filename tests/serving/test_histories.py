@@ -1,6 +1,8 @@
 """Histories from splits and from files, against lists that the test keeps itself."""
 
 import datetime
+import decimal
+import uuid
 
 import polars as pl
 import pytest
@@ -122,15 +124,75 @@ def test_times_of_two_kinds_or_two_units_have_no_one_order(tmp_path):
         ("user,thing\nu,a\n", "no column 'item'"),
         ("user,item,time\nu,a,3\nu,b,soon\n", "soon"),
         ("", "cannot be read"),
+        (b"user,item\nu,caf\xe9\n", "cannot be read.*UTF-8"),
+        (b'user,item\nu,"a\nv,b\n', "cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(content, word, tmp_path):
     path = tmp_path / "h.csv"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(HistoryError, match=word) as error:
         from_file(path, ITEMS)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["latin-1", "open quote", "list", "damaged"])
+def test_a_file_of_ids_that_cannot_be_read_is_named_in_one_line(content, tmp_path):
+    path = tmp_path / ("ids.csv" if content in ("latin-1", "open quote") else "ids.parquet")
+    if content == "latin-1":
+        path.write_bytes(b"item\ncaf\xe9\n")
+    elif content == "open quote":
+        path.write_text('item\nb\n"a\nb\n')
+    elif content == "list":
+        pl.DataFrame({"item": [["a"], ["b"]]}).write_parquet(path)
+    else:
+        pl.DataFrame({"item": [f"item {i}" for i in range(1000)]}).write_parquet(path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
+    with pytest.raises(HistoryError, match="cannot be read") as error:
+        read_ids(path, ("item",))
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+UUID = "12345678-9abc-def0-1234-56789abcdef0"
+IDS = {
+    "float": ([100.0, None, 7.0], ["100", "7"]),
+    "decimal": ([decimal.Decimal("100.00"), decimal.Decimal("7.00")], ["100", "7"]),
+    "uuid": ([uuid.UUID(UUID).bytes], [UUID]),
+    "word for nothing": (["a", "NULL", "nan"], ["a"]),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_are_read_as_those_of_the_datasets_own_file(kind, tmp_path):
+    values, expected = IDS[kind]
+    path = tmp_path / "ids.parquet"
+    pl.DataFrame({"item": values, "user": values}).write_parquet(path)
+    assert read_ids(path, ("item",)).to_list() == expected
+    items = pl.DataFrame({"item": range(1, len(expected) + 1), "source_id": expected})
+    found = from_file(path, items)
+    assert as_dict(found) == {name: [number] for number, name in enumerate(expected, start=1)}
+    assert found.unknown == 0
+
+
+def test_floats_in_text_are_whole_numbers_unless_the_dataset_has_them_so(tmp_path):
+    path = tmp_path / "ids.csv"
+    path.write_text("item,x\n100.0,1\n,1\n7.0,1\n")
+    assert read_ids(path, ("item",)).to_list() == ["100", "7"]
+    versions = pl.Series(["100.0", "7.1"])
+    assert read_ids(path, ("item",), versions).to_list() == ["100.0", "7.0"]
+    assert read_ids(path, ("item",), null_values=("100.0",)).to_list() == ["7"]
+
+
+def test_only_the_users_asked_for_count_as_having_unknown_items(tmp_path):
+    path = tmp_path / "h.csv"
+    path.write_text("user,item\nu1,a\nu1,zzz\nu2,yyy\nu2,xxx\n")
+    everyone = from_file(path, ITEMS)
+    assert everyone.unknown == 3
+    assert only(everyone, pl.Series(["u1"])).unknown == 1
+    assert everyone.between(1, 2).unknown == 2
 
 
 def test_ids_come_from_a_column_or_a_line_each(tmp_path):

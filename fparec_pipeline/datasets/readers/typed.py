@@ -68,7 +68,7 @@ def _typed(file: RawFile, source: Any, wanted: tuple[str, str, str]) -> pl.LazyF
                 f"{types[key]}, which is not {what}. Correct {KEYS} in datasets.toml."
             )
     null_values = getattr(source, "null_values", NULL_WORDS)
-    texts = {key: _text(table, key, types[key]) for key in "ui"}
+    texts = {key: as_text(table, key, types[key]) for key in "ui"}
     named = [
         (texts[key] if key in texts else pl.col("t").cast(pl.String)).alias(name)
         for key, name in dict(zip("uit", wanted, strict=True)).items()
@@ -83,7 +83,7 @@ def _typed(file: RawFile, source: Any, wanted: tuple[str, str, str]) -> pl.LazyF
     return shared.judged(rows)
 
 
-def _text(table: pl.LazyFrame, key: str, kind: pl.DataType) -> pl.Expr:
+def as_text(table: pl.LazyFrame, key: str, kind: pl.DataType) -> pl.Expr:
     """An identifier as text: whole numbers without a fraction, bytes as text or as hex digits."""
     column = pl.col(key)
     if kind == pl.Binary:
