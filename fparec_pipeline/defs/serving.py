@@ -4,6 +4,7 @@ Choosing, refitting and recommending are `serving`'s; the registry is `tracking`
 assets, their checks and what Dagster's page shows of them.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import dagster as dg
 from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.datasets.sources import is_downloaded
-from fparec_pipeline.datasets.splits import read_splits
+from fparec_pipeline.datasets.splits import read_splits, statistics_on_disk
 from fparec_pipeline.defs.data import splits_are_current
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.news import News
@@ -32,6 +33,8 @@ from fparec_pipeline.defs.training import (
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.trials import read_trials, trials_frame
 from fparec_pipeline.training.record import Progress
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from fparec_pipeline.serving.champion import Champion
@@ -105,7 +108,7 @@ def _champion_asset(config: Config) -> dg.AssetsDefinition:
         config: ChampionConfig,
         workspace: Workspace,
     ) -> dg.MaterializeResult:
-        from fparec_pipeline.serving.champion import promote, read_champion, roll_back
+        from fparec_pipeline.serving.champion import promote, read_champion, refuse, roll_back
 
         dataset, data = context.partition_key, workspace.data
         if config.roll_back:
@@ -113,13 +116,15 @@ def _champion_asset(config: Config) -> dg.AssetsDefinition:
         else:
             choice = _choice(dataset, config, settings, workspace, context)
             kept = _reason_to_stay(choice, data) if config.refresh else None
+            splits = read_splits(data.splits(dataset))
             if kept:
+                refuse(dataset, data, splits.stats["data_hash"])
                 made = read_champion(dataset, data)
             else:
                 with _telling(context, data) as tell:
                     made = promote(
                         choice,
-                        read_splits(data.splits(dataset)),
+                        splits,
                         settings,
                         data,
                         with_refit=config.refit,
@@ -340,7 +345,7 @@ def refresh_job() -> AssetJob:
 
 
 def refresh_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
-    """Every night at four, each dataset whose champion is older than its file. Off by default."""
+    """Every night at four, each dataset whose champion is older than its data. Off by default."""
 
     @dg.schedule(
         job=job,
@@ -348,14 +353,15 @@ def refresh_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
         name=REFRESH,
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description="Renews champion and recommendations of every dataset of your own that has a "
-        "champion and whose file has changed since its splits were made.",
+        "champion and whose file has changed since its splits were made, or whose splits are newer "
+        "than the champion because a run before failed.",
     )
     def refresh(
         context: dg.ScheduleEvaluationContext, workspace: Workspace
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         changed = changed_datasets(config, workspace.data)
         if not changed:
-            yield dg.SkipReason("No dataset with a champion has a file that has changed.")
+            yield dg.SkipReason("No dataset with a champion has newer data.")
         for dataset in changed:
             tick = context.scheduled_execution_time.isoformat()
             yield dg.RunRequest(run_key=f"{tick}/{dataset}", partition_key=dataset)
@@ -364,17 +370,29 @@ def refresh_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
 
 
 def changed_datasets(config: Config, data: DataRoot) -> list[str]:
-    """The datasets of the user's own that have a champion and splits that are not current."""
+    """The datasets of the user's own whose champion is older than the file or the splits.
+
+    Splits that no challenger may come from (`serving.champion.refuse`) count as old.
+    """
     from fparec_pipeline.serving.champion import read_pointer
 
     found = []
     for name, dataset in config.datasets.items():
-        if is_downloaded(dataset.active_source) or read_pointer(name, data) is None:
-            continue
         try:
-            current = splits_are_current(name, config, data)
-        except DatasetError:  # the file is not there just now
-            continue
-        if not current:
-            found.append(name)
+            if is_downloaded(dataset.active_source) or read_pointer(name, data) is None:
+                continue
+            if not splits_are_current(name, config, data) or _is_behind(name, data):
+                found.append(name)
+        except DatasetError as error:  # the file is not there just now, or the champion is damaged
+            logger.warning("%s is not refreshed: %s", name, error)
     return found
+
+
+def _is_behind(dataset: str, data: DataRoot) -> bool:
+    """Whether a run that failed has left splits that are newer than the champion."""
+    from fparec_pipeline.serving.champion import read_champion, read_pointer
+
+    pointer, champion = read_pointer(dataset, data), read_champion(dataset, data)
+    settled = (champion.data_hash, pointer.refused if pointer else None)
+    stats = statistics_on_disk(data.splits(dataset))
+    return stats is not None and stats["data_hash"] not in settled

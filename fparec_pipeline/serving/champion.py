@@ -80,6 +80,7 @@ class Pointer(BaseModel):
 
     champion: str
     previous: str | None = None
+    refused: str | None = None  # hash of newer data on which the champion was to stay
 
 
 def promote(
@@ -136,14 +137,33 @@ def roll_back(dataset: str, data: DataRoot) -> Champion:
 
     Raises:
         NoChampion: there is no previous one.
+        ChampionCorrupt: a file of the previous one is missing or damaged; nothing has changed.
     """
     with _pointing(dataset, data):
         pointer = read_pointer(dataset, data)
         if pointer is None or pointer.previous is None:
             raise NoChampion(f"{dataset} has no previous champion to go back to.")
-        swapped = Pointer(champion=pointer.previous, previous=pointer.champion)
+        made = read_champion(dataset, data, pointer.previous)
+        left = _intact(data.champions(dataset) / pointer.champion)
+        swapped = Pointer(
+            champion=pointer.previous,
+            previous=pointer.champion,
+            refused=left.data_hash if left else None,
+        )
         write_json(data.champions(dataset) / POINTER, swapped)
-    return read_champion(dataset, data)
+    return made
+
+
+def refuse(dataset: str, data: DataRoot, data_hash: str) -> None:
+    """Note that no challenger of this data takes the champion's place, so that none is tried again.
+
+    Raises:
+        ChampionCorrupt: `current.json` cannot be read.
+    """
+    with _pointing(dataset, data):
+        if pointer := read_pointer(dataset, data):
+            noted = pointer.model_copy(update={"refused": data_hash})
+            write_json(data.champions(dataset) / POINTER, noted)
 
 
 def read_pointer(dataset: str, data: DataRoot) -> Pointer | None:
@@ -226,6 +246,14 @@ def _finished(folder: Path) -> Champion | None:
         if not (folder / name).is_file() or sha256(folder / name) != expected:
             raise ChampionCorrupt(f"{folder / name} is missing or damaged. {_delete(folder)}")
     return champion
+
+
+def _intact(folder: Path) -> Champion | None:
+    """As `_finished`, and None where a file is damaged."""
+    try:
+        return _finished(folder)
+    except ChampionCorrupt:
+        return None
 
 
 def _keep_chosen(trial: Path, folder: Path) -> None:
@@ -313,13 +341,27 @@ def _write_items(splits: Path, n_items: int, target: Path) -> None:
 
 
 def _point(data: DataRoot, dataset: str, fingerprint: str) -> None:
-    """Let `current.json` name the new champion; whoever is neither it nor the previous goes."""
+    """Let `current.json` name the new champion; whoever is neither it nor the previous goes.
+
+    A previous one that is missing or damaged is none. Where `current.json` itself was damaged,
+    nobody goes.
+    """
+    folder = data.champions(dataset)
     with _pointing(dataset, data):
-        old = read_pointer(dataset, data)
-        if old is None or old.champion != fingerprint:
+        try:
+            old, damaged = read_pointer(dataset, data), False
+        except ChampionCorrupt:
+            old, damaged = None, True
+        if old and old.champion == fingerprint:
+            new = old
+        else:
             new = Pointer(champion=fingerprint, previous=old.champion if old else None)
-            write_json(data.champions(dataset) / POINTER, new)
-            _sweep(data.champions(dataset), new)
+        if new.previous and _intact(folder / new.previous) is None:
+            new = new.model_copy(update={"previous": None})
+        if new != old:
+            write_json(folder / POINTER, new)
+            if not damaged:
+                _sweep(folder, new)
 
 
 def _sweep(folder: Path, pointer: Pointer) -> None:

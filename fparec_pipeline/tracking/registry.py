@@ -74,13 +74,21 @@ class Registry:
 
         Raises:
             NoChampion: the dataset has none.
-            ChampionCorrupt: its files are damaged.
+            ChampionCorrupt: the champion's files are damaged.
         """
         champion = read_champion(dataset, self.data)
         pointer = read_pointer(dataset, self.data)
         before = pointer.previous if pointer else None
-        previous = read_champion(dataset, self.data, before) if before else None
+        previous = self._previous(dataset, before) if before else None
         return self.tracker.reach(lambda client: self._sync(client, champion, previous))
+
+    def _previous(self, dataset: str, fingerprint: str) -> Champion | None:
+        """None with a warning where its folder is missing or damaged: the champion needs it not."""
+        try:
+            return read_champion(dataset, self.data, fingerprint)
+        except ChampionCorrupt as error:
+            logger.warning("The previous champion is passed over: %s", error)
+            return None
 
     def sync_all(self) -> int | None:
         """Register the champions of every dataset; a damaged one is passed over with a warning.

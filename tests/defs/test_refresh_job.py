@@ -8,6 +8,7 @@ import pytest
 from data_roots import tiny_root
 
 from fparec_pipeline.config import REFERENCES, load_config
+from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.datasets.splits import make_splits, read_splits
 from fparec_pipeline.defs.build import build_defs
 from fparec_pipeline.defs.resources import Workspace
@@ -140,5 +141,31 @@ def test_a_challenger_is_promoted_unless_it_is_significantly_worse(
         assert read_pointer("tiny", data).previous == before.fingerprint
         assert checks["not_worse"]
     assert data.recommendations("tiny").exists()
-    if not worse:
-        assert tick(data, instance) == []
+    assert tick(data, instance) == []
+
+
+def test_a_night_that_failed_after_the_splits_is_tried_again(data, instance, monkeypatch):
+    before = promoted(data)
+    append(data)
+    (request,) = tick(data, instance)
+    with monkeypatch.context() as patch:
+        patch.setattr("fparec_pipeline.training.trial.run_trial", _fail)
+        with pytest.raises(dg.Failure):
+            run(data, request, instance)
+    assert read_champion("tiny", data) == before
+    (request,) = tick(data, instance)
+    assert run(data, request, instance).success
+    assert read_champion("tiny", data) != before
+    assert tick(data, instance) == []
+
+
+def _fail(*args, **kwargs):
+    raise DatasetError("no electricity")
+
+
+def test_a_damaged_pointer_leaves_its_dataset_out_of_the_tick(data, instance, caplog):
+    promoted(data)
+    (data.champions("tiny") / "current.json").write_text("{")
+    append(data)
+    assert tick(data, instance) == []
+    assert "`fparec promote tiny` makes one" in caplog.text

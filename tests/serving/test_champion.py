@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,7 @@ from fparec_pipeline.serving.champion import (
     promote,
     read_champion,
     read_pointer,
+    refuse,
     roll_back,
 )
 from fparec_pipeline.serving.choice import NoChampion, choose
@@ -266,3 +268,43 @@ def test_a_cold_item_is_known_after_a_refit():
     assert everything.train_items[ends[1] - 1] == 21  # user 1's last
     assert everything.train_items[ends[2] - 1] == 3  # user 2's last
     assert len(everything.train_items) == len(splits.train_items) + 2
+
+
+def test_a_previous_one_that_is_gone_or_damaged_is_none(data, config):
+    first = promoted(data, config)
+    second = promoted(data, config, "average")
+    weights = data.champions("tiny") / first.fingerprint / WEIGHTS
+    weights.write_bytes(b"")
+    pointer = read_pointer("tiny", data)
+    with pytest.raises(ChampionCorrupt, match=WEIGHTS):
+        roll_back("tiny", data)
+    assert read_pointer("tiny", data) == pointer
+    assert promoted(data, config, "average") == second
+    assert read_pointer("tiny", data).previous is None
+    shutil.rmtree(data.champions("tiny") / second.fingerprint)
+    third = promoted(data, config, "average", with_refit=False)
+    pointer = read_pointer("tiny", data)
+    assert (pointer.champion, pointer.previous) == (third.fingerprint, None)
+
+
+def test_promote_mends_a_damaged_pointer_and_deletes_nothing(data, config):
+    first = promoted(data, config)
+    path = data.champions("tiny") / "current.json"
+    path.write_text("{")
+    with pytest.raises(ChampionCorrupt, match="fparec promote tiny"):
+        read_pointer("tiny", data)
+    second = promoted(data, config, "average")
+    assert read_pointer("tiny", data).champion == second.fingerprint
+    assert (data.champions("tiny") / first.fingerprint / FACTS).exists()
+
+
+def test_what_was_refused_stands_until_another_is_promoted(data, config):
+    first, second = promoted(data, config), promoted(data, config, "average")
+    assert read_pointer("tiny", data).refused is None
+    roll_back("tiny", data)
+    assert read_pointer("tiny", data).refused == second.data_hash
+    refuse("tiny", data, "0" * 16)
+    assert promoted(data, config) == first
+    assert read_pointer("tiny", data).refused == "0" * 16
+    promoted(data, config, "average")
+    assert read_pointer("tiny", data).refused is None

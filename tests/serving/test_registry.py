@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,14 @@ def test_without_mlflow_a_champion_is_made_and_registered_later(data, config, ca
     away = Registry(Tracker("http://127.0.0.1:9", data))
     assert away.sync("tiny") is None
     assert Registry(Tracker(None, data)).sync("tiny") == "1"
+
+
+def test_a_previous_champion_that_is_damaged_does_not_stop_the_new_one(
+    data, config, registry, client, caplog
+):
+    first = promoted(data, config)
+    second = promoted(data, config, "average", with_refit=False)
+    shutil.rmtree(data.champions("tiny") / first.fingerprint)
+    assert registry.sync("tiny") == "1"
+    assert fingerprint_at(client, "champion") == second.fingerprint
+    assert "previous champion is passed over" in caplog.text
