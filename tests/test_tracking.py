@@ -422,6 +422,21 @@ def test_out_of_reach_is_one_warning_without_the_password(data, config, caplog):
 
 
 @pytest.mark.fault("mlflow")
+def test_a_store_whose_driver_is_not_installed_is_one_warning(data, config, caplog, monkeypatch):
+    for driver in ("psycopg", "psycopg2"):  # which of them depends on SQLAlchemy's version
+        monkeypatch.setitem(sys.modules, driver, None)  # as if it were not installed
+    tracker = Tracker("postgresql://user:secret@127.0.0.1:9/mlflow", data)
+    folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0))
+    with caplog.at_level(logging.WARNING, "fparec_pipeline"):
+        assert tracker.initialise() is False
+        assert tracker.sync_all([folder]) is None
+    (warning,) = [r.getMessage() for r in caplog.records]
+    assert "psycopg" in warning
+    assert "fparec sync" in warning
+    assert "secret" not in warning
+
+
+@pytest.mark.fault("mlflow")
 def test_a_later_sync_completes_what_was_missed(data, config, tmp_path):
     folder = write_finished(data, make_attempt(config, "beauty", "fparec", 0), {NDCG: 0.04})
     blocked = tmp_path / "store"

@@ -449,12 +449,12 @@ class Tracker:
 
 
 def _unreachable() -> tuple[type[Exception], ...]:
-    """What a store that is out of reach, locked or unusable raises."""
+    """What a store that is out of reach, locked or unusable raises, or one without its driver."""
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, CommandError, OSError
+    return MlflowException, SQLAlchemyError, CommandError, OSError, ImportError
 
 
 def _origin(data: DataRoot) -> str:
