@@ -2,8 +2,8 @@
 
 Notable:
 * A view, like the runs: the champions' folders are the facts, and `sync` brings the registry up to
-  date with them. It makes a version where there is none of a fingerprint, and moves the aliases
-  `champion` and `previous`.
+  date with them. It makes a version where there is none of a fingerprint, tags the others anew, and
+  moves the aliases `champion` and `previous`.
 * A version is a LoggedModel of a run of its own in the experiment `fparec-champions`, which has the
   metrics of the trial that the champion stands on. No trial's run is changed.
 * The model is code (`model_code.py`) with this package's modules, and safetensors, JSON and parquet
@@ -16,7 +16,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -33,10 +33,11 @@ from fparec_pipeline.serving.champion import (
     read_pointer,
 )
 from fparec_pipeline.serving.model import FACTS, ITEMS, WEIGHTS
-from fparec_pipeline.tracking.runs import MODEL_TRAINING, Tracker
+from fparec_pipeline.tracking.runs import MODEL_TRAINING, Tracker, retag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
 logger = logging.getLogger(__name__)
@@ -115,25 +116,47 @@ class Registry:
     def _sync(self, client: "MlflowClient", champion: Champion, previous: Champion | None) -> str:
         name = model_name(champion.dataset)
         with self.tracker.alone():  # two processes that register one champion make one version
-            versions = self._versions(client, name)
+            found = self._versions(client, name)
+            versions = {fingerprint: str(version.version) for fingerprint, version in found.items()}
             for each in (previous, champion):  # in this order, so that the newest is the last
-                if each and each.fingerprint not in versions:
+                if each and each.fingerprint in found:
+                    self._retag(client, found[each.fingerprint], each)
+                elif each:
                     versions[each.fingerprint] = self._register(client, each)
             self._point(client, name, CHAMPION, versions[champion.fingerprint])
             if previous:
                 self._point(client, name, PREVIOUS, versions[previous.fingerprint])
+            else:
+                self._unpoint(client, name, PREVIOUS, versions.values())
         return versions[champion.fingerprint]
 
-    def _versions(self, client: "MlflowClient", name: str) -> dict[str, str]:
+    def _versions(self, client: "MlflowClient", name: str) -> "dict[str, ModelVersion]":
         """Fingerprint -> version of what this data root has registered."""
         found = client.search_model_versions(f"name = '{name}'")
         mine = [v for v in found if v.tags.get("origin") == self.tracker.origin]
-        return {v.tags[FINGERPRINT]: str(v.version) for v in mine if FINGERPRINT in v.tags}
+        return {v.tags[FINGERPRINT]: v for v in mine if FINGERPRINT in v.tags}
+
+    def _retag(self, client: "MlflowClient", version: "ModelVersion", champion: Champion) -> None:
+        """The version's tags and its run's, where the same weights were chosen anew."""
+        tags = self._tags(champion)
+        changed = {key: tag for key, tag in tags.items() if version.tags.get(key) != tag}
+        for key, tag in changed.items():
+            client.set_model_version_tag(version.name, str(version.version), key, tag)
+        if changed and version.run_id:
+            retag(client, client.get_run(version.run_id), tags)
 
     def _point(self, client: "MlflowClient", name: str, alias: str, version: str) -> None:
         aliases = client.get_registered_model(name).aliases
         if aliases.get(alias) != version:
             client.set_registered_model_alias(name, alias, version)
+
+    def _unpoint(
+        self, client: "MlflowClient", name: str, alias: str, versions: Collection[str]
+    ) -> None:
+        """Remove the alias where it names one of these; another data root's stays."""
+        aliases = client.get_registered_model(name).aliases
+        if alias in aliases and str(aliases[alias]) in versions:
+            client.delete_registered_model_alias(name, alias)
 
     def _register(self, client: "MlflowClient", champion: Champion) -> str:
         """A run, its LoggedModel, and a version of the registered model."""

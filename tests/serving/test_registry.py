@@ -23,7 +23,7 @@ from fparec_pipeline.serving.choice import NoChampion, choose
 from fparec_pipeline.serving.model import FACTS
 from fparec_pipeline.tracking import Tracker, default_uri
 from fparec_pipeline.tracking.registry import CHAMPIONS, Registry
-from fparec_pipeline.training.record import read_record, trial_folders
+from fparec_pipeline.training.record import read_record, trial_folders, write_sealed
 
 NAME = "fparec-tiny"
 
@@ -163,7 +163,22 @@ def test_a_previous_champion_that_is_damaged_does_not_stop_the_new_one(
 ):
     first = promoted(data, config)
     second = promoted(data, config, "average", with_refit=False)
+    registry.sync("tiny")
+    assert fingerprint_at(client, "previous") == first.fingerprint
     shutil.rmtree(data.champions("tiny") / first.fingerprint)
-    assert registry.sync("tiny") == "1"
+    assert registry.sync("tiny") == "2"
     assert fingerprint_at(client, "champion") == second.fingerprint
+    assert "previous" not in client.get_registered_model(NAME).aliases
     assert "previous champion is passed over" in caplog.text
+
+
+def test_a_champion_that_is_chosen_again_by_another_median_says_so(data, config, registry, client):
+    champion = promoted(data, config)
+    version = registry.sync("tiny")
+    path = champion_folder("tiny", data) / FACTS
+    choice = champion.choice.model_copy(update={"median": 0.5})
+    write_sealed(path, champion.model_copy(update={"choice": choice}))
+    assert registry.sync("tiny") == version
+    found = client.get_model_version(NAME, version)
+    assert found.tags["chosen_median"] == "0.500000"
+    assert client.get_run(found.run_id).data.tags["chosen_median"] == "0.500000"
