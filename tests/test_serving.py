@@ -113,6 +113,8 @@ def test_what_had_no_effect_is_counted_whichever_file_is_written(data, tmp_path)
         (("promote", "beauty"), "fparec run --datasets beauty"),
         (("promote", "tiny", "--model", "sasrec"), "--models sasrec"),
         (("recommend", "tiny", "--block", "/no/such/file"), "/no/such/file"),
+        (("recommend", "tiny", "--out", "/"), "/ is a folder"),
+        (("promote", "tiny", "--device", "bogus"), "bogus"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(data, words, said):

@@ -45,12 +45,25 @@ def test_other_odd_names_are_fine(name, tmp_path, monkeypatch):
     assert Tracker(None, data).initialise()
 
 
-def test_a_root_that_cannot_be_written_is_named_in_one_line(tmp_path):
+@pytest.mark.parametrize("words", [["sync"], ["recommend", "beauty"], ["serve", "beauty"]])
+def test_a_root_that_cannot_be_written_is_named_in_one_line(words, tmp_path):
     (tmp_path / "file").touch()
-    answer = fparec("sync", FPAREC_DATA=str(tmp_path / "file" / "data"))
+    answer = fparec(*words, FPAREC_DATA=str(tmp_path / "file" / "data"))
     assert answer.returncode == 2
     [line] = answer.stderr.splitlines()
     assert "cannot be written" in line
+
+
+def test_dev_names_what_is_wrong_before_it_starts_a_server(tmp_path):
+    wide = {"FPAREC_DATA": str(tmp_path), "COLUMNS": "200"}
+    answer = fparec("dev", "--dagster-port", "70000", **wide)
+    assert answer.returncode == 2
+    assert "Invalid value for '--dagster-port'" in answer.stderr
+    (tmp_path / "models.toml").write_text("[broken\n")
+    answer = fparec("dev", **wide)
+    assert answer.returncode == 2
+    [line] = answer.stderr.splitlines()
+    assert "models.toml" in line
 
 
 def test_dagster_home_is_made_absolute_or_named(tmp_path, monkeypatch):

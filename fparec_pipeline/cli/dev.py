@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from fparec_pipeline.cli.shared import app, console
+from fparec_pipeline.config import load_config
 from fparec_pipeline.paths import DataRoot
 
 
 @app.command()
 def dev(
-    dagster_port: Annotated[int, typer.Option(help="Dagster's page.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(help="MLflow's page.")] = 5000,
+    dagster_port: Annotated[int, typer.Option(min=1, max=65535, help="Dagster's page.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's page.")] = 5000,
 ) -> None:
     """Serve Dagster and MLflow on this machine until Ctrl-C, which ends both.
 
@@ -30,4 +31,6 @@ def dev(
         for name, address in addresses.items():
             console.print(f"{name + ':':{width}}{address}", highlight=False, soft_wrap=True)
 
-    raise typer.Exit(serve(DataRoot.default().writable(), dagster_port, mlflow_port, show))
+    data = DataRoot.default().writable()
+    load_config(data)  # what cannot be used is said here, in one line, not by each of the servers
+    raise typer.Exit(serve(data, dagster_port, mlflow_port, show))

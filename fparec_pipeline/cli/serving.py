@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from fparec_pipeline.cli.shared import app, console, stop_at
+from fparec_pipeline.cli.train import DEVICES
 from fparec_pipeline.config import known, load_config
 from fparec_pipeline.paths import DataRoot
 
@@ -60,6 +61,7 @@ def promote(
     data = DataRoot.default().writable()
     config = load_config(data)
     known(dataset, config.datasets, "dataset")
+    known(device.partition(":")[0], DEVICES, "device")
     wanted = {"arm": model or "", "refit": refit, "roll_back": rollback, "device": device}
     with _bar(f"{dataset}: champion") as (bars, task), open_context(data, config) as context:
 
@@ -130,8 +132,12 @@ def recommend(
     config = load_config(data)
     known(dataset, config.datasets, "dataset")
     wish = Wish(top, exclude_seen, users, history, allow, block)
+    if out is not None and out.is_dir():
+        stop_at(
+            f"{out} is a folder. Name a file: --out {out / f'recommendations-{dataset}.parquet'}"
+        )
     if out is None and users is None:
-        target = _materialized(dataset, wish, data)
+        target = _materialized(dataset, wish, data.writable())
     else:
         target = _written(dataset, wish, out or Path(f"recommendations-{dataset}.parquet"), data)
     console.print(f"Recommendations: {target}", markup=False, highlight=False, soft_wrap=True)
@@ -156,7 +162,7 @@ def serve(
     from fparec_pipeline.tracking import Tracker
     from fparec_pipeline.tracking.registry import Registry
 
-    data = DataRoot.default()
+    data = DataRoot.default().writable()
     known(dataset, load_config(data).datasets, "dataset")
     with console.status(f"{dataset}: the champion in MLflow's registry"):
         version = Registry(Tracker(None, data)).sync(dataset)
