@@ -421,7 +421,6 @@ def test_out_of_reach_is_one_warning_without_the_password(data, config, caplog):
     assert "cret" not in caplog.text
 
 
-@pytest.mark.fault("mlflow")
 def test_a_store_whose_driver_is_not_installed_is_one_warning(data, config, caplog, monkeypatch):
     for driver in ("psycopg", "psycopg2"):  # which of them depends on SQLAlchemy's version
         monkeypatch.setitem(sys.modules, driver, None)  # as if it were not installed
