@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 # Tags of the runs that one tick asks for. Hidden ones (`.dagster/…`) are lost where a tick is
 # launched from its page.
-TICK = "fparec/tick"
+TICK = "fparec/tick"  # its day
+LAUNCH = "fparec/launch"  # the tick, or one launch of it by hand
 STAGE = "fparec/stage"
 COUNT = "fparec/count"  # how many runs the stage has
 STAGES = ("prepare", "train")
@@ -153,19 +154,30 @@ def benchmark_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
                 "nothing to train again. The job `prepare_data` prepares one."
             )
             return
-        tick = name_of_tick(context.scheduled_execution_time, datetime.datetime.now(datetime.UTC))
+        scheduled = context.scheduled_execution_time
+        launch = name_of_launch(scheduled, datetime.datetime.now(datetime.UTC))
         for dataset in datasets:
             yield dg.RunRequest(
-                run_key=f"{tick}/prepare/{dataset}",
+                run_key=f"{launch}/prepare/{dataset}",
                 partition_key=dataset,
-                tags={TICK: tick, STAGE: "prepare", COUNT: str(len(datasets))},
+                tags={
+                    TICK: scheduled.date().isoformat(),
+                    LAUNCH: launch,
+                    STAGE: "prepare",
+                    COUNT: str(len(datasets)),
+                },
             )
 
     return weekly_benchmark
 
 
-def name_of_tick(scheduled: datetime.datetime, now: datetime.datetime) -> str:
-    """Its day; of a tick that somebody launches by hand also when, so that each trains anew."""
+def launch_of(run: dg.DagsterRun) -> str:
+    """Which launch of a tick the run belongs to."""
+    return run.tags.get(LAUNCH, run.tags[TICK])
+
+
+def name_of_launch(scheduled: datetime.datetime, now: datetime.datetime) -> str:
+    """The tick's day; where somebody launches it by hand also when, so that each trains anew."""
     day = scheduled.date().isoformat()
     on_time = datetime.timedelta() <= now - scheduled < ON_TIME
     return day if on_time else f"{day} {now.isoformat(timespec='seconds')}"
@@ -215,18 +227,18 @@ def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDe
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         of_ticks = dg.RunsFilter(tags={STAGE: list(STAGES)})
         runs = context.instance.get_runs(of_ticks, limit=1000)  # the newest first
-        tick = next((run.tags[TICK] for run in runs if run.tags[STAGE] == "prepare"), None)
-        of_tick = [run for run in runs if run.tags[TICK] == tick]
+        newest = next((run for run in runs if run.tags[STAGE] == "prepare"), None)
+        of_tick = [run for run in runs if newest and launch_of(run) == launch_of(newest)]
         prepared, trained = (
             [run for run in of_tick if run.tags[STAGE] == stage] for stage in STAGES
         )
-        if tick and has_ended(prepared) and not trained:
+        if newest and has_ended(prepared) and not trained:
             ready = [str(r.tags["dagster/partition"]) for r in prepared if r.is_success]
             if ready:
-                yield from training_of_tick(config, tick, ready)
+                yield from training_of_tick(config, newest, ready)
                 return
-        at_end = tick and has_ended(prepared) and (has_ended(trained) or not trained)
-        if at_end and write_tick(workspace.data, str(tick), of_tick, context.instance):
+        at_end = newest and has_ended(prepared) and (has_ended(trained) or not trained)
+        if at_end and write_tick(workspace.data, of_tick, context.instance):
             # Where nothing could be trained, no new result has the report written again.
             yield dg.RunRequest(job_name=REPORT_JOB)
             return
@@ -235,15 +247,19 @@ def training_sensor(config: Config, made: Mapping[str, AssetJob]) -> dg.SensorDe
     return benchmark_training
 
 
-def training_of_tick(config: Config, tick: str, datasets: Sequence[str]) -> list[dg.RunRequest]:
+def training_of_tick(
+    config: Config, prepared: dg.DagsterRun, datasets: Sequence[str]
+) -> list[dg.RunRequest]:
     """The runs that train the benchmark again on the datasets that a tick has prepared."""
+    launch = launch_of(prepared)
+    tags = {TICK: prepared.tags[TICK], LAUNCH: launch, STAGE: "train"}
     study = config.studies[SCHEDULED]
     trials = config.trials(datasets, study.arms, study.seeds)
     requests = list(training_requests(trials, config, retrain=True))
     return [
         request._replace(
-            run_key=f"{tick}/train/{of[0].id}",
-            tags={**request.tags, TICK: tick, STAGE: "train", COUNT: str(len(requests))},
+            run_key=f"{launch}/train/{of[0].id}",
+            tags={**request.tags, **tags, COUNT: str(len(requests))},
         )
         for request, of in requests
     ]
@@ -254,16 +270,14 @@ def has_ended(runs: Sequence[dg.DagsterRun]) -> bool:
     return bool(runs) and len(runs) >= int(runs[0].tags[COUNT]) and all(r.is_finished for r in runs)
 
 
-def write_tick(
-    data: DataRoot, tick: str, runs: Sequence[dg.DagsterRun], on: dg.DagsterInstance
-) -> bool:
+def write_tick(data: DataRoot, runs: Sequence[dg.DagsterRun], on: dg.DagsterInstance) -> bool:
     """What came of a tick, for the report: its runs, and why those that failed did.
 
     Returns:
         Whether it is news.
     """
     content = {
-        "tick": tick.partition(" ")[0],
+        "tick": runs[0].tags[TICK],
         "runs": len(runs),
         "failed": [
             {

@@ -18,7 +18,7 @@ from fparec_pipeline.defs.automation import (
     STAGES,
     TICK,
     has_ended,
-    name_of_tick,
+    name_of_launch,
     tell,
 )
 from fparec_pipeline.defs.build import build_defs
@@ -115,15 +115,15 @@ def test_a_tick_prepares_the_datasets_that_are_here_and_no_other(repository, ins
     (request,) = tick(repository, instance).run_requests
     day, _, rest = request.run_key.partition(" ")  # launched by hand, years later
     assert (day, rest.partition("/")[2]) == ("2024-05-05", "prepare/tiny")
-    assert (request.partition_key, request.tags[TICK].partition(" ")[0]) == ("tiny", day)
+    assert (request.partition_key, request.tags[TICK]) == ("tiny", day)
 
 
 def test_a_tick_on_time_has_one_name_and_one_by_hand_another_each_time():
     soon, later = SUNDAY + datetime.timedelta(seconds=20), SUNDAY + datetime.timedelta(days=3)
-    assert name_of_tick(SUNDAY, soon) == "2024-05-05"
-    names = {name_of_tick(SUNDAY, now) for now in (soon, later, later + (later - SUNDAY))}
+    assert name_of_launch(SUNDAY, soon) == "2024-05-05"
+    names = {name_of_launch(SUNDAY, now) for now in (soon, later, later + (later - SUNDAY))}
     assert len(names) == 3
-    assert name_of_tick(LATER, soon) != "2024-05-12"  # of a date that is still to come
+    assert name_of_launch(LATER, soon) != "2024-05-12"  # of a date that is still to come
 
 
 def test_a_tick_of_an_older_date_that_is_launched_last_is_the_one_that_trains(repository, instance):
