@@ -14,7 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from fparec_pipeline.cli.shared import app, console
-from fparec_pipeline.config import Config, ConfigError, known, load_config
+from fparec_pipeline.config import (
+    DATASET_NAME,
+    Config,
+    ConfigError,
+    is_name,
+    known,
+    load_config,
+)
 from fparec_pipeline.paths import DataRoot
 
 if TYPE_CHECKING:
@@ -122,7 +129,7 @@ def _name(name: str, config: Config) -> str:
             f"There is a dataset {name!r} already: correct or remove its entry in datasets.toml, "
             "or give another --name."
         )
-    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+    if not is_name(name, DATASET_NAME):
         raise ConfigError(f"{name!r} cannot be a name; give --name with letters, digits, _, - or .")
     return name
 

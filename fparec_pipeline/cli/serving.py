@@ -11,8 +11,7 @@ import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from fparec_pipeline.cli.shared import app, console, stop_at
-from fparec_pipeline.cli.train import DEVICES
+from fparec_pipeline.cli.shared import app, check_device, console, stop_at
 from fparec_pipeline.config import known, load_config
 from fparec_pipeline.paths import DataRoot
 
@@ -61,7 +60,7 @@ def promote(
     data = DataRoot.default().writable()
     config = load_config(data)
     known(dataset, config.datasets, "dataset")
-    known(device.partition(":")[0], DEVICES, "device")
+    check_device(device)
     wanted = {"arm": model or "", "refit": refit, "roll_back": rollback, "device": device}
     with _bar(f"{dataset}: champion") as (bars, task), open_context(data, config) as context:
 

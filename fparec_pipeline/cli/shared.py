@@ -43,6 +43,7 @@ def main(
     pass
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 Names = Annotated[str | None, typer.Option(help="Comma-separated names.")]
 
 
@@ -57,6 +58,11 @@ def chosen(
         int(known(seed, map(str, config.seeds), "seed")) for seed in split_names(seeds)
     ] or base.seeds
     return config.trials(wanted, arms, numbers)
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError where no device is called so; cuda:1 is one of cuda."""
+    known(device.partition(":")[0], DEVICES, "device")
 
 
 def split_names(names: str | None) -> list[str]:

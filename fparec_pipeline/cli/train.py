@@ -12,17 +12,15 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fparec_pipeline.cli.shared import app, chosen, console, stop_at
+from fparec_pipeline.cli.shared import app, check_device, chosen, console, stop_at
 from fparec_pipeline.cli.show import print_leaderboard
-from fparec_pipeline.config import Config, Trial, TrialId, known, load_config
+from fparec_pipeline.config import Config, Trial, TrialId, load_config
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.record import RECORD
 from fparec_pipeline.training.record import Progress as EpochProgress
 
 if TYPE_CHECKING:
     from fparec_pipeline.running.context import Context
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @app.command()
@@ -63,7 +61,7 @@ def run(
 
     data = DataRoot.default().writable()
     config = load_config(data)
-    known(device.partition(":")[0], DEVICES, "device")
+    check_device(device)
     trials = chosen(config, study, datasets, models, seeds)
     names = list(dict.fromkeys(trial.dataset for trial in trials))
     Tracker(None, data).settle_interrupted()  # opens the store too, before anything runs beside it

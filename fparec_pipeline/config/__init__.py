@@ -14,7 +14,7 @@ from fparec_pipeline.config.fingerprints import (
     reference_fingerprint,
 )
 from fparec_pipeline.config.loading import FILES, load_config
-from fparec_pipeline.config.names import ConfigError, known, masked
+from fparec_pipeline.config.names import DATASET_NAME, ConfigError, is_name, known, masked
 from fparec_pipeline.config.resolution import HERO, REFERENCES, Config
 from fparec_pipeline.config.schema import (
     Counts,
@@ -38,6 +38,7 @@ from fparec_pipeline.config.sources import (
 from fparec_pipeline.paths import PACKAGE
 
 __all__ = [
+    "DATASET_NAME",
     "FILES",
     "HERO",
     "NULL_WORDS",
@@ -62,6 +63,7 @@ __all__ = [
     "TimedSource",
     "Trial",
     "TrialId",
+    "is_name",
     "known",
     "load_config",
     "masked",

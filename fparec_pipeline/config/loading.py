@@ -10,7 +10,6 @@ Here belong files and their errors. What a key may hold belongs to `schema.py`, 
 a trial to `resolution.py`.
 """
 
-import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from fparec_pipeline.config.names import ConfigError, known
+from fparec_pipeline.config.names import DATASET_NAME, ConfigError, is_name, known
 from fparec_pipeline.config.parsing import parse
 from fparec_pipeline.config.resolution import REFERENCES, Config
 from fparec_pipeline.config.schema import Dataset, Study, StudyEntry
@@ -168,7 +167,7 @@ def _where(file: str, root: Path) -> str:
 
 def _entries(model: type[M], file: str, root: Path) -> dict[str, M]:
     where, entries = _where(file, root), _layered(file, root)
-    _check_names(entries, where, also="-." if model is Dataset else "")
+    _check_names(entries, where, also=DATASET_NAME if model is Dataset else "")
     if model is Dataset:
         entries = _with_likes(entries, where)
     return {name: parse(model, entry, f"{where} [{name}]") for name, entry in entries.items()}
@@ -210,7 +209,7 @@ def _with_likes(entries: dict[str, Any], where: str) -> dict[str, Any]:
 def _check_names(names: Iterable[str], where: str, also: str = "") -> None:
     """Names become folders, Dagster's assets and partition keys, which not every text can be."""
     for name in names:
-        if not re.fullmatch(rf"\w[\w{re.escape(also)}]*", name, re.ASCII):
+        if not is_name(name, also):
             allowed = ", ".join(["ASCII letters, digits, _", *also])
             raise ConfigError(f"{where} [{name}]: a name is made of {allowed}.")
 

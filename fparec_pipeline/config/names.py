@@ -13,6 +13,9 @@ class ConfigError(ValueError):
     """A configuration file or a name on the command line that cannot be used."""
 
 
+DATASET_NAME = "-."  # what a dataset's name may hold beside letters, digits and _
+
+
 def known(name: str, names: Iterable[str], what: str) -> str:
     """`name`, when it is among `names`.
 
@@ -25,6 +28,11 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise ConfigError(f"There is no {what} {name!r}.{hint} There are: {', '.join(names)}.")
+
+
+def is_name(name: str, also: str = "") -> bool:
+    """Whether it may name a folder, an asset and a partition: ASCII letters, digits, _, `also`."""
+    return re.fullmatch(rf"\w[\w{re.escape(also)}]*", name, re.ASCII) is not None
 
 
 def masked(text: str) -> str:

@@ -6,7 +6,7 @@ Here belong the words of such an error. Which fields there are belongs to `schem
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -57,8 +57,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     key = ".".join(_path(place))
     if problem["type"].startswith("union_tag_"):
         context = problem["ctx"]
-        kinds = context.get("expected_tags") or ", ".join(map(repr, SOURCE_KINDS))
-        expected = "'leave_one_out', 'temporal'" if place[0] == "protocol" else kinds
+        kinds = SOURCE_KINDS if place[0] == "sources" else _tags(model, place, context)
+        expected = context.get("expected_tags", ", ".join(map(repr, kinds)))
         given = f" (given: {context['tag']!r})" if "tag" in context else ""
         return f"{key}.{context['discriminator'].strip(chr(39))}: one of {expected}{given}"
     if problem["type"] != "extra_forbidden":
@@ -69,6 +69,13 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     close = difflib.get_close_matches(str(place[-1]), allowed, n=1, cutoff=0.5)
     hint = f", did you mean {close[0]!r}?" if close else ""
     return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+
+
+def _tags(model: type[BaseModel], place: tuple[Any, ...], context: Any) -> list[str]:
+    """What the discriminator of a field of several kinds may be."""
+    name = context["discriminator"].strip("'")
+    kinds = get_args(model.model_fields[place[0]].annotation)
+    return [kind.model_fields[name].default for kind in kinds]
 
 
 def _owner(model: type[BaseModel], place: tuple[Any, ...]) -> type[BaseModel]:

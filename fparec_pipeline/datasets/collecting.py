@@ -230,13 +230,14 @@ def _in_one_unit(
             "have no one order. Mend the file, or give `time_unit` or `time_format` in "
             "datasets.toml if one of them holds for all."
         ) from error
-    late = (times.abs() // TICKS[found.name] > LATEST_S).arg_true()
-    if isinstance(source, OwnSource) and source.time_unit and len(late):
-        raise RawDataError(
-            f"{name}: {_time_at(rows, int(late[0]))}, which with `time_unit` = "
-            f"{source.time_unit!r} is beyond the year 9999. Correct or remove `time_unit` in "
-            "datasets.toml."
-        )
+    if isinstance(source, OwnSource) and source.time_unit:
+        late = (times.abs() // TICKS[found.name] > LATEST_S).arg_true()
+        if len(late):
+            raise RawDataError(
+                f"{name}: {_time_at(rows, int(late[0]))}, which with `time_unit` = "
+                f"{source.time_unit!r} is beyond the year 9999. Correct or remove `time_unit` in "
+                "datasets.toml."
+            )
     return good.with_columns(times.alias("time")), found
 
 

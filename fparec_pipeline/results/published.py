@@ -15,7 +15,6 @@ Here belong writing and reading those files. The tables of what is published bel
 """
 
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from fparec_pipeline.config import TRIAL_KEYS, Config, TrialId
+from fparec_pipeline.config import DATASET_NAME, TRIAL_KEYS, Config, TrialId, is_name
 from fparec_pipeline.datasets.files import write_atomically
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.paper_figures import trials_shown
@@ -190,14 +189,13 @@ def read_published(source: Path) -> pl.DataFrame:
             f"{path} is no table of published trials: it needs the columns {', '.join(wanted)}. "
             f"{BRING_BACK}"
         )
-    for row in trials.select(TRIAL_KEYS).iter_rows(named=True):
-        names = (row["dataset"] or "", r"\w[\w.-]*"), (row["model"] or "", r"\w+")
-        if any(not re.fullmatch(form, name, re.ASCII) for name, form in names) or (
-            row["seed"] is None or row["seed"] < 0
-        ):  # they become folders
+    for dataset, model, seed in trials.select(TRIAL_KEYS).iter_rows():
+        named = is_name(dataset or "", DATASET_NAME) and is_name(model or "")
+        if not named or seed is None or seed < 0:  # they become folders
             raise PublishedError(
-                f"{path}: {_trial(row)} is no trial's name: dataset and model are ASCII letters, "
-                f"digits and _, a dataset has - and . too, and a seed is at least 0. {BRING_BACK}"
+                f"{path}: {dataset}/{model}/seed={seed} is no trial's name: dataset and model are "
+                "ASCII letters, digits and _, a dataset has - and . too, and a seed is at least 0. "
+                f"{BRING_BACK}"
             )
     return trials
 
