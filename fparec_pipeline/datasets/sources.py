@@ -128,6 +128,7 @@ def _below(folder: Path) -> list[Path]:
     """All files below a folder, those of linked folders too, each folder once."""
     found, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # of two links to one folder the same is taken each time
         for table, kind in TABLES.items():
             if table in folders:
                 raise RawDataError(
