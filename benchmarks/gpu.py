@@ -2,12 +2,14 @@
 
     python benchmarks/gpu.py correct --budget 60     # equal to the CPU, mixer by mixer
     python benchmarks/gpu.py fast --budget 90        # seconds an epoch, by what is switched on
+    python benchmarks/gpu.py tiles --budget 60 --jobs 12  # the fused loss by the size of its tiles
     python benchmarks/gpu.py train table_3:ml-1m --budget 400 --jobs 4 --out results
 
-`train` names studies and datasets; the seeds of each arm are one stack, `--jobs` stacks run side by
-side, and what has finished when the budget ends is exported to `--out`, for `fparec results import
---from`. Every line is printed and appended to `<out>/<step>.jsonl` as it is known, so that a lease
-that ends early loses nothing.
+`train` takes studies and datasets, or single trials (`ml-1m/parec_long/0`); the seeds of each arm
+are one stack, or with `--alone` each a process of its own. `--jobs` of them run side by side, and
+what has finished when the budget ends is exported to `--out`, for `fparec results import --from`.
+Every line is printed and appended to `<out>/<step>.jsonl` as it is known, so that a lease that ends
+early loses nothing.
 
 Needs torch with Triton, numpy, polars, pyarrow, pydantic, safetensors, filelock and scipy, the
 splits in the data root (`$FPAREC_DATA`), and no network, Dagster or MLflow.
@@ -23,6 +25,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as BudgetSpent
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,8 +34,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 
-from fparec_pipeline.config import Trial, load_config
+from fparec_pipeline.config import Config, Trial, load_config
 from fparec_pipeline.datasets.splits import Splits, logical_hash, read_splits
 from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.paths import DataRoot
@@ -176,21 +181,26 @@ class Told:
         pass
 
 
-def epochs(dataset: str, arm: str, device: str, switch: str = "all", **changes: Any) -> Line:
-    """Seconds an epoch of three stacked seeds, validation included; the first epoch compiles."""
+def epochs(
+    dataset: str, arm: str, device: str, switch: str = "all", seeds: int = 3, **changes: Any
+) -> Line:
+    """Seconds an epoch of so many stacked seeds, validation included; the first epoch compiles."""
     for name, value in SWITCHES[switch].items():
         setattr(stacked, name, value)
     splits = read_splits(DataRoot.default().splits(dataset))
-    trials = trials_of(dataset, arm, SEEDS, **({"min_epochs": 4, "max_epochs": 4} | changes))
+    few = {"min_epochs": 4, "max_epochs": 4}
+    trials = trials_of(dataset, arm, range(seeds), **(few | changes))
     clock = Clock(len(trials))
+    told = dict.fromkeys(range(seeds), clock)
     with scratch() as data:
-        run_stacked(trials, splits, data, device=device, observers=dict.fromkeys(SEEDS, clock))
+        run_stacked(trials, splits, data, device=device, observers=told)
     seconds = np.diff(clock.ticks)
     h = trials[0].hyperparameters
     return {
         "dataset": dataset,
         "arm": arm,
         "switch": switch,
+        "seeds": seeds,
         "n": h.n,
         "d": h.d,
         "batch": h.batch_size,
@@ -272,6 +282,28 @@ def _milliseconds(call: Callable[[], Any], repeats: int = 20) -> float:
     return float(np.median(times))
 
 
+def tiles(rows: int, items: int, warps: int, d: int = 50) -> Line:
+    """Milliseconds a model of the fused loss, 8,000 positions of which 3,000 are targets.
+
+    Alone, and of eight models at once: many processes that share the card. Kernels are compiled
+    side by side and timed one after the other.
+    """
+    from fparec_pipeline.training import fused
+
+    fused.ROWS, fused.ITEMS, fused.WARPS = rows, items, warps
+    line: Line = {"rows": rows, "items": items, "warps": warps, "d": d}
+    for models in (1, 8):
+        hidden = torch.randn(models, 8000, d, device="cuda")
+        weight = torch.randn(models, 3416, d, device="cuda").mul_(0.1)
+        targets = torch.randint(3416, (models, 8000), device="cuda")
+        targets.view(models, 16, 500)[:, :, :313] = -1
+        call = partial(fused.losses_and_gradients, hidden, weight, targets)
+        call()
+        with FileLock(Path(tempfile.gettempdir()) / "fparec-tiles.lock"):
+            line[f"{models} at once"] = _milliseconds(call) / models
+    return line
+
+
 def ceilings() -> Line:
     """The card's own: bytes a second of a copy, float32 and TF32 arithmetic of a product."""
     a = torch.empty(1 << 28, device="cuda")
@@ -309,20 +341,36 @@ def train(dataset: str, arm: str, seeds: tuple[int, ...], device: str) -> Line:
     }
 
 
-def stacks_of(names: Iterable[str]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(dataset, arm, seeds) of each "study:dataset", in order, each computation once."""
+Job = tuple[str, str, tuple[int, ...]]  # dataset, arm, seeds
+
+
+def stacks_of(names: Iterable[str]) -> list[Job]:
+    """The stacks of each "study:dataset" or "dataset/arm/seed", in order, each once."""
     config = load_config()
     found = []
     for name in names:
-        study, dataset = name.split(":")
-        entry = config.studies[study]
-        for arm in entry.arms:
-            first = config.trial(dataset, arm, 0)
+        for dataset, arm, seeds in _named(name, config):
+            first = config.trial(dataset, arm, seeds[0])
             if stacked.is_stackable(first.hyperparameters):
-                found.append((dataset, first.arm, entry.seeds))
+                found.append((dataset, first.arm, seeds))
             else:
                 print(f"{dataset}/{first.arm} cannot be stacked and is left out", flush=True)
     return list(dict.fromkeys(found))
+
+
+def _named(name: str, config: Config) -> Iterator[Job]:
+    if "/" in name:
+        dataset, arm, seed = name.split("/")
+        yield dataset, arm, (int(seed),)
+        return
+    study, dataset = name.split(":")
+    for arm in config.studies[study].arms:
+        yield dataset, arm, config.studies[study].seeds
+
+
+def alone(stacks: Iterable[Job]) -> list[Job]:
+    """Each seed as a stack of its own."""
+    return [(dataset, arm, (seed,)) for dataset, arm, seeds in stacks for seed in seeds]
 
 
 def export(out: Path) -> None:
@@ -389,10 +437,11 @@ def _call(function: Callable[..., Line], changes: Line, *arguments: Any) -> Line
 def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("step", choices=("correct", "fast", "train"))
-    parser.add_argument("studies", nargs="*", help="for train: study:dataset")
+    parser.add_argument("step", choices=("correct", "fast", "tiles", "train"))
+    parser.add_argument("studies", nargs="*", help="for train: study:dataset or dataset/arm/seed")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--alone", action="store_true", help="no stacks of several seeds")
     parser.add_argument("--budget", type=float, default=300, help="seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu")
     options = parser.parse_args()
@@ -407,17 +456,24 @@ def main() -> None:
             pool.submit(correct, arm, device)
     elif options.step == "fast":
         pool.submit(ceilings)
+        for seeds in (3, 1):
+            pool.submit(epochs, "ml-1m", "fparec", device, n=500, seeds=seeds)
         for arm in arms:
             pool.submit(epochs, "ml-1m", arm, device)
         for name in SWITCHES:
             pool.submit(epochs, "ml-1m", "fparec", device, name)
+        pool.submit(epochs, "ml-1m", "sasrec", device, n=500)
         for arm in ("fparec", "sasrec"):
             pool.submit(epochs, "beauty", arm, device)
-            pool.submit(epochs, "ml-1m", arm, device, n=500)
         for shape in ((3, 3200, 3416, 50), (1, 750, 12101, 50)):
             pool.submit(losses, *shape)
+    elif options.step == "tiles":
+        for rows, items, warps in product((32, 64), (32, 64), (4, 8)):
+            pool.submit(tiles, rows, items, warps)
+            pool.submit(tiles, rows, items, warps, d=128)
     else:
-        for stack in stacks_of(options.studies):
+        stacks = stacks_of(options.studies)
+        for stack in alone(stacks) if options.alone else stacks:
             pool.submit(train, *stack, device)
     for _ in pool.results():
         pass

@@ -38,3 +38,18 @@ def test_arms_that_cannot_be_stacked_are_named(gpu, capsys):
     found = [arm for _, arm, _ in gpu.stacks_of(["baseline_losses:beauty"])]
     assert "fparec" in found and "sasrec_bce" not in found
     assert "beauty/sasrec_bce cannot be stacked" in capsys.readouterr().out
+
+
+def test_single_trials_are_named_and_stacks_taken_apart(gpu):
+    stacks = gpu.stacks_of(["table_3:beauty", "ml-1m/parec_long/0"])
+    assert ("beauty", "fparec", (0, 1, 2)) in stacks and ("ml-1m", "parec_long", (0,)) in stacks
+    assert gpu.alone(stacks)[-2:] == [("beauty", "fparec", (2,)), ("ml-1m", "parec_long", (0,))]
+
+
+def test_seconds_of_an_epoch_are_of_as_many_seeds_as_asked_for(gpu, tmp_path, monkeypatch):
+    data = tiny_root(tmp_path / "data", epochs=2)
+    monkeypatch.setenv("FPAREC_DATA", str(data.root))
+    tiny = load_config(data).datasets["tiny"]
+    make_splits("tiny", tiny, fetch_raw("tiny", tiny, data), data)
+    line = gpu.epochs("tiny", "fparec", "cpu", seeds=2)
+    assert line["seeds"] == 2 and 0 < line["seconds"]

@@ -5,15 +5,16 @@ gradients stands in `stacked.py`; on a CPU nothing of this is imported.
 
 Notable:
 * Scores are formed in registers, tile by tile, and never written: memory traffic is that of hidden,
-  weight and their gradients. The price is five products in the place of three.
-* The first kernel owns rows: log-sum-exp over the catalogue, then the gradient of `hidden`. The
-  second owns items: the gradient of `weight`. Neither adds atomically, so that equal input gives
-  equal bits.
+  weight and their gradients. The price is four products in the place of three.
+* The first kernel owns rows: log-sum-exp and the gradient of `hidden` in one pass over the
+  catalogue. The second owns items: the gradient of `weight`. Neither adds atomically, so that equal
+  input gives equal bits.
 * Tiles without a target (padding) are skipped.
 * Products are float32 on the tensor cores in three parts of TF32 (`tf32x3`), whose error is near
   float32's own.
-Method: online softmax (Milakov and Gimelshein 2018); recomputing instead of storing as in Wijmans
-et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024).
+Method: online softmax (Milakov and Gimelshein 2018) with the weighted sum carried along as in Dao
+et al., "FlashAttention" (2022); recomputing instead of storing as in Wijmans et al., "Cut Your
+Losses in Large-Vocabulary Language Models" (2024).
 """
 
 from typing import Any
@@ -23,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, ITEMS = 64, 64  # of a tile
+ROWS, ITEMS, WARPS = 64, 64, 4  # of a tile
 
 
 def losses_and_gradients(
@@ -54,7 +55,7 @@ def losses_and_gradients(
         "ITEMS": ITEMS,
         "WIDTH": max(16, triton.next_power_of_2(d)),
         "PRECISION": precision,
-        "num_warps": 4,
+        "num_warps": WARPS,
     }
     model = weight.stride(0)
     _rows_kernel[(triton.cdiv(T, ROWS), S)](
@@ -116,18 +117,16 @@ def _rows_kernel(
             scores = tl.dot(h, tl.trans(w), input_precision=PRECISION)  # (ROWS, ITEMS)
             scores = tl.where((items < V)[None, :], scores, float("-inf"))
             higher = tl.maximum(top, tl.max(scores, 1))
-            total = total * tl.exp(top - higher) + tl.sum(tl.exp(scores - higher[:, None]), 1)
-            top = higher
-            score += tl.sum(tl.where(items[None, :] == wanted[:, None], scores, 0.0), 1)
-        log_total = top + tl.log(total)
-        for start in range(0, V, ITEMS):
-            items = start + tl.arange(0, ITEMS)
-            w = _tile(weight, items, V, d, WIDTH)
-            scores = tl.dot(h, tl.trans(w), input_precision=PRECISION)
-            shares = tl.exp(scores - log_total[:, None])
-            shares = tl.where((items < V)[None, :], shares, 0.0)
-            shares -= tl.where(items[None, :] == wanted[:, None], 1.0, 0.0)
+            shrink = tl.exp(top - higher)
+            shares = tl.exp(scores - higher[:, None])  # of e^top
+            total = total * shrink + tl.sum(shares, 1)
+            gradient *= shrink[:, None]
             gradient += tl.dot(shares, w, input_precision=PRECISION)
+            top = higher
+        own = _tile(weight, tl.maximum(wanted, 0), V, d, WIDTH)  # the targets' embeddings
+        score = tl.sum(h * own, 1)
+        log_total = top + tl.log(total)
+        gradient = gradient / total[:, None] - own
     known = wanted >= 0
     _store_tile(d_hidden + s * T * d, rows, T, tl.where(known[:, None], gradient, 0.0), d, WIDTH)
     tl.store(losses + s * T + rows, tl.where(known, log_total - score, 0.0), mask=rows < T)

@@ -444,10 +444,13 @@ class _StackedTraining:
         if not rows.is_cuda:
             longest = int(self.batches.lengths[rows.clamp_min(0)].max())
         items, targets = gathered(self.batches, rows, longest)
-        hidden = self.stack(items).flatten(1, 2)  # (S, L · b, d)
+        hidden = self.stack(items)
+        if rows.is_cuda:  # user after user: padding lies together, and the kernels skip its tiles
+            hidden, targets = hidden.transpose(1, 2), targets.transpose(1, 2)
+        hidden, targets = hidden.flatten(1, 2), targets.flatten(1)  # (S, L · b, d)
         weight = self.stack.output_weights()
         scale = 1 / self.batches.targets_per_step
-        losses = stacked_cross_entropy(hidden, weight, targets.flatten(1) - 1, scale)
+        losses = stacked_cross_entropy(hidden, weight, targets - 1, scale)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         self.optimizer.step()
