@@ -290,7 +290,7 @@ def tiles(rows: int, items: int, warps: int, d: int = 50) -> Line:
     """
     from fparec_pipeline.training import fused
 
-    fused.ROWS, fused.ITEMS, fused.WARPS = rows, items, warps
+    fused.NARROW = fused.WIDE = (rows, items, warps)
     line: Line = {"rows": rows, "items": items, "warps": warps, "d": d}
     for models in (1, 8):
         hidden = torch.randn(models, 8000, d, device="cuda")

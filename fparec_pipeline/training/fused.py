@@ -24,7 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, ITEMS, WARPS = 64, 64, 4  # of a tile
+# Rows, items, warps of a tile: the fastest on an H100 of those in `benchmarks/gpu.py tiles`. Wider
+# embeddings need smaller ones, whose registers suffice.
+NARROW, WIDE = (64, 64, 4), (32, 32, 4)
 
 
 def losses_and_gradients(
@@ -47,21 +49,23 @@ def losses_and_gradients(
     losses, log_totals = hidden.new_empty(S, T), hidden.new_empty(S, T)
     d_hidden = torch.empty_like(hidden)
     d_weight = hidden.new_empty(S, V, d)
+    width = max(16, triton.next_power_of_2(d))
+    rows, items, warps = NARROW if width <= 64 else WIDE
     sizes: dict[str, Any] = {
         "T": T,
         "V": V,
         "d": d,
-        "ROWS": ROWS,
-        "ITEMS": ITEMS,
-        "WIDTH": max(16, triton.next_power_of_2(d)),
+        "ROWS": rows,
+        "ITEMS": items,
+        "WIDTH": width,
         "PRECISION": precision,
-        "num_warps": WARPS,
+        "num_warps": warps,
     }
     model = weight.stride(0)
-    _rows_kernel[(triton.cdiv(T, ROWS), S)](
+    _rows_kernel[(triton.cdiv(T, rows), S)](
         hidden, weight, targets, losses, log_totals, d_hidden, model, **sizes
     )
-    _items_kernel[(triton.cdiv(V, ITEMS), S)](
+    _items_kernel[(triton.cdiv(V, items), S)](
         hidden, weight, targets, log_totals, d_weight, model, **sizes
     )
     return losses, d_hidden, d_weight

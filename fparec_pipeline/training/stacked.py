@@ -83,7 +83,7 @@ class Stack:
         _use_torch_dropout(self.template)
         self.forward = torch.vmap(self._one, randomness="different")
         if COMPILES and next(iter(self.parameters.values())).is_cuda:
-            self.forward = torch.compile(self.forward)
+            self.forward = compiled(self.forward)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(self.template, (parameters, buffers), (x,))
@@ -108,6 +108,17 @@ class Stack:
     def weights(self, model: int) -> dict[str, Tensor]:
         """A copy of one model's weights, under the names of its `state_dict`."""
         return {name: p.detach()[model].clone() for name, p in self.parameters.items()}
+
+
+def compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The network by torch.compile, for one shape: as if it were the process's first.
+
+    At a second window it would compile for any length, which dropout under `vmap` cannot; at the
+    ninth it would stop compiling.
+    """
+    torch.compiler.reset()
+    found: Callable[..., Tensor] = torch.compile(forward)
+    return found
 
 
 class _OutputWeights(nn.Module):

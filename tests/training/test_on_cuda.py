@@ -7,6 +7,7 @@ tensors have no values, fails at whatever waits for the GPU.
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tiny import tiny_splits, tiny_trial
 
 from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.training.batches import Batches
-from fparec_pipeline.training.stacked import Stack, gathered, stacked_cross_entropy
+from fparec_pipeline.training.stacked import Stack, compiled, gathered, stacked_cross_entropy
 
 ARMS = (
     "sasrec",
@@ -72,3 +73,14 @@ def test_no_step_of_a_stack_waits_for_the_device(arm):
     losses = stacked_cross_entropy(stack(items).flatten(1, 2), weight, targets.flatten(1) - 1, 0.1)
     losses.sum().backward()
     assert losses.shape == (3,)
+
+
+def test_one_process_compiles_stacks_of_many_windows(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for n in range(6, 16):  # more than the 8 that torch.compile takes of one function
+            h = tiny_trial("fparec", n=n, dropout=0.2).hyperparameters
+            stack = Stack([Recommender(h, n_items=12)])
+            stack.forward = compiled(stack.forward)
+            items = torch.ones(1, n, 4, dtype=torch.int64)
+            assert stack(items).shape == (1, n, 4, h.d)

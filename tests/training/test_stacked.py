@@ -102,7 +102,8 @@ def test_without_dropout_a_stack_equals_trials_of_their_own(model, data, tmp_pat
         assert ours.keys() == theirs.keys()
         if record.best_epoch == single.best_epoch:
             for name in ours:
-                if name.endswith(".R"):  # no gradient but rounding, of which Adam makes whole steps
+                if name.endswith((".R", ".R1")):  # the first position sees itself alone: its row
+                    # has no gradient but rounding, of which Adam makes whole steps
                     ours[name][0] = theirs[name][0]
                 torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=1e-3)
 
