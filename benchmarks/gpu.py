@@ -2,12 +2,13 @@
 
     python benchmarks/gpu.py correct --budget 60     # equal to the CPU, mixer by mixer
     python benchmarks/gpu.py fast --budget 90        # seconds an epoch, by what is switched on
-    python benchmarks/gpu.py tiles --budget 60 --jobs 12  # the fused loss by the size of its tiles
+    python benchmarks/gpu.py tiles --budget 60 --jobs 16  # the fused loss by the size of its tiles
     python benchmarks/gpu.py train table_3:ml-1m --budget 400 --jobs 4 --out results
 
 `train` takes studies and datasets, or single trials (`ml-1m/parec_long/0`); the seeds of each arm
 are one stack, or with `--alone` each a process of its own. `--jobs` of them run side by side, and
 what has finished when the budget ends is exported to `--out`, for `fparec results import --from`.
+What has not is packed there as it stands: unpacked into `trials`, the same call goes on.
 Every line is printed and appended to `<out>/<step>.jsonl` as it is known, so that a lease that ends
 early loses nothing.
 
@@ -43,13 +44,21 @@ from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.published import export_results
 from fparec_pipeline.training import stacked
 from fparec_pipeline.training.evaluation import EvaluationSet
-from fparec_pipeline.training.record import WEIGHTS, Progress, hardware, sha256, versions
+from fparec_pipeline.training.record import (
+    ATTEMPT,
+    CHECKPOINT,
+    WEIGHTS,
+    Progress,
+    hardware,
+    sha256,
+    versions,
+)
 from fparec_pipeline.training.stacked import run_stacked
 from fparec_pipeline.training.trial import ranks_of, run_trial
 
 Line = dict[str, Any]
 SEEDS = (0, 1, 2)
-PART_BYTES = 14 << 20  # of a file of weights
+PART_BYTES = 14 << 20  # of a tar file
 # What the stack can switch off, for a comparison: attributes of `training.stacked`.
 SWITCHES: dict[str, dict[str, Any]] = {
     "all": {},
@@ -374,19 +383,27 @@ def alone(stacks: Iterable[Job]) -> list[Job]:
 
 
 def export(out: Path) -> None:
-    """What has finished, as published results, and the weights of seed 0 beside them."""
+    """What has finished, as published results; beside it seed 0's weights and what has not."""
     data = DataRoot.default()
-    names = export_results(data, load_config(data), out / "published")
+    config = load_config(data)
+    names = export_results(data, config, out / "published")
     with tarfile.open(out / "published.tar", "w") as tar:
         tar.add(out / "published", "published")
+    _pack(out, "weights", data, sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")))
+    checkpoints = sorted(data.trials.glob(f"*/*/seed=*/{CHECKPOINT}"))
+    _pack(out, "unfinished", data, [c.with_name(n) for c in checkpoints for n in (ATTEMPT, c.name)])
+    print(f"{len(names)} trials exported, {len(checkpoints)} unfinished ones packed")
+
+
+def _pack(out: Path, name: str, data: DataRoot, files: Iterable[Path]) -> None:
+    """Tar files of at most PART_BYTES, unless one file is larger."""
     number, size = 0, PART_BYTES
-    for path in sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")):
+    for path in files:
         if size + path.stat().st_size > PART_BYTES:
             number, size = number + 1, 0
-        with tarfile.open(out / f"weights-{number}.tar", "a") as tar:
+        with tarfile.open(out / f"{name}-{number}.tar", "a") as tar:
             tar.add(path, path.relative_to(data.trials))
         size += path.stat().st_size
-    print(f"{len(names)} trials exported")
 
 
 # --- all steps ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a machine with a GPU is asked to do runs at all, here on the CPU."""
 
 import importlib.util
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from data_roots import tiny_root
 from fparec_pipeline.config import load_config
 from fparec_pipeline.datasets.sources import fetch_raw
 from fparec_pipeline.datasets.splits import make_splits
+from fparec_pipeline.training.record import ATTEMPT, CHECKPOINT
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -29,9 +31,16 @@ def test_a_stack_is_trained_told_of_and_exported(gpu, tmp_path, monkeypatch, cap
     line = gpu.train("tiny", "fparec", (0, 1), "cpu")
     assert line["epochs"] == [2, 2]
     assert "tiny/fparec/seed=0 epoch 1 NDCG@10" in capsys.readouterr().out
+    three = load_config(data).trial("tiny", "fparec", 2)
+    left = data.trial(*three.id)
+    left.mkdir()
+    for name in (ATTEMPT, CHECKPOINT):
+        (left / name).write_text(name)
     gpu.export(tmp_path / "out")
     assert (tmp_path / "out" / "published" / "trials.parquet").exists()
-    assert "2 trials exported" in capsys.readouterr().out
+    assert "2 trials exported, 1 unfinished" in capsys.readouterr().out
+    with tarfile.open(tmp_path / "out" / "unfinished-1.tar") as tar:
+        assert tar.getnames() == [f"tiny/fparec/seed=2/{name}" for name in (ATTEMPT, CHECKPOINT)]
 
 
 def test_arms_that_cannot_be_stacked_are_named(gpu, capsys):

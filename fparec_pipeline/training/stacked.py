@@ -12,7 +12,9 @@ Notable:
   S · b row numbers and a replay.
 * A seed that has ended is written at once; its later steps change nothing that is kept. The stack
   goes on until the last seed has ended.
-* A stack has no checkpoint: after a kill its unfinished seeds are trained again, from the start.
+* Each seed has a checkpoint of its own. After a kill the unfinished seeds go on from there, those
+  that stand at the same epoch as one stack: with equal bits where it is the stack of before, and
+  with other dropout masks where seeds had ended.
 
 Here belongs what differs for a stack. All that a single trial does too belongs to `trial.py`.
 """
@@ -37,16 +39,18 @@ from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.training.batches import Batches, derived_seed
 from fparec_pipeline.training.blocks import block_size
-from fparec_pipeline.training.checkpoint import TrainingState
+from fparec_pipeline.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from fparec_pipeline.training.evaluation import EvaluationSet
 from fparec_pipeline.training.metrics import metrics_from_ranks
 from fparec_pipeline.training.record import (
     Attempt,
     TrialRecord,
+    checkpoint_history,
     lock_trial,
     read_record,
 )
 from fparec_pipeline.training.trial import (
+    CheckpointPace,
     Observer,
     Silent,
     adopt_finished,
@@ -60,6 +64,7 @@ from fparec_pipeline.training.trial import (
     parameter_groups,
     progress_of,
     ranks_of,
+    resumable,
     write_trained,
 )
 
@@ -254,8 +259,7 @@ def run_stacked(
         data: where the folders lie.
         device: as in `run_trial`.
         retrain: train also what is there.
-        observers: seed → who is told of its epochs; a stack has no checkpoints, so `on_checkpoint`
-            comes at the start and at the end.
+        observers: seed → who is told of its epochs and checkpoints.
 
     Returns:
         The records, in the order of `trials`.
@@ -264,7 +268,7 @@ def run_stacked(
         ValueError: the trials differ in more than the seed, or their arm is not stackable.
         TrialLocked: another process is training one of them.
         TrainingDiverged: a seed's loss or score is not finite; ends the whole stack.
-        TrialCorrupt: a finished folder is damaged.
+        TrialCorrupt: a finished folder or a checkpoint is damaged.
     """
     _require_one_arm(trials)
     records: dict[int, TrialRecord] = {}
@@ -283,18 +287,29 @@ def run_stacked(
             if work != folder:
                 locks.enter_context(lock_trial(work))
             waiting.append((trial, work))
-        size = 1 if _trains_alone(trials[0].hyperparameters, device) else max(1, len(waiting))
+        alone = _trains_alone(trials[0].hyperparameters, device)
+        size = 1 if alone else len(waiting)
         seats = [
             _Seat(trial, work, new_attempt(trial, splits, device, size), observers or {})
             for trial, work in waiting
         ]
         with _repeatable(device):
-            for start in range(0, len(seats), size):
-                _StackedTraining(seats[start : start + size], splits).run()
+            for stack in _stacks(seats, alone):
+                _StackedTraining(stack, splits).run()
         for seat in seats:
             adopt_finished(data.trial(*seat.trial.id))
             records[seat.trial.seed] = seat.result()
     return [records[trial.seed] for trial in trials]
+
+
+def _stacks(seats: Sequence["_Seat"], alone: bool) -> list[list["_Seat"]]:
+    """Seats that train together: each by itself, or those whose checkpoints are of one epoch."""
+    if alone:
+        return [[seat] for seat in seats]
+    by_epoch: dict[int, list[_Seat]] = {}
+    for seat in seats:
+        by_epoch.setdefault(checkpoint_history(seat.folder).height, []).append(seat)
+    return list(by_epoch.values())
 
 
 def _trains_alone(h: Hyperparameters, device: str) -> bool:
@@ -343,7 +358,8 @@ class _Seat:
         self, trial: Trial, folder: Path, attempt: Attempt, observers: Mapping[int, Observer]
     ) -> None:
         self.trial, self.folder = trial, folder
-        self.attempt = begin_attempt(folder, attempt)
+        left = resumable(folder, attempt, of_larger_stack=True)
+        self.attempt = left or begin_attempt(folder, attempt)
         self.observer = observers.get(trial.seed) or Silent()
         self.state = TrainingState()
         self.record: TrialRecord | None = None
@@ -373,6 +389,10 @@ class _Captured:
         state = torch.cuda.get_rng_state()
         parameters = list(training.stack.parameters.values())
         before = [parameter.detach().clone() for parameter in parameters]
+        moments_before = [
+            {key: moment.clone() for key, moment in training.optimizer.state[parameter].items()}
+            for parameter in parameters
+        ]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -386,9 +406,9 @@ class _Captured:
         with torch.no_grad():
             for parameter, values in zip(parameters, before, strict=True):
                 parameter.copy_(values)
-            for moments in training.optimizer.state.values():
-                for moment in moments.values():
-                    moment.zero_()
+            for parameter, values in zip(parameters, moments_before, strict=True):
+                for key, moment in training.optimizer.state[parameter].items():
+                    moment.copy_(values.get(key, torch.zeros_like(moment)))
             training.total.zero_()
         torch.cuda.set_rng_state(state)
         return graph
@@ -414,7 +434,9 @@ class _StackedTraining:
             fused=True,
             capturable=cuda,
         )
+        self._resume()
         self.total = torch.zeros(len(seats), device=device)  # of the epoch's losses
+        self.pace = CheckpointPace()
         self.step: Callable[[Tensor], None] = _Captured(self) if cuda and CAPTURES else self._step
 
     @cached_property
@@ -429,8 +451,8 @@ class _StackedTraining:
     def run(self) -> None:
         for seat in self.seats:
             seat.observer.on_checkpoint(seat.folder)
-        epoch = 0
-        while running := [seat for seat in self.seats if seat.record is None]:
+        epoch = self.seats[0].state.epoch
+        while running := self._running():
             epoch += 1
             started = time.perf_counter()
             losses = self._train(epoch)
@@ -438,6 +460,51 @@ class _StackedTraining:
             for seat, loss in zip(self.seats, losses, strict=True):
                 if seat in running:
                     self._after_epoch(seat, epoch, loss, seconds)
+            if self.pace.is_due():
+                self._checkpoint()
+
+    def _running(self) -> list["_Seat"]:
+        return [seat for seat in self.seats if seat.record is None]
+
+    def _checkpoint(self) -> None:
+        """Each running seat's, as if it trained alone."""
+        with self.pace.writing():
+            for seat in self._running():
+                model, adam = self._one(seat)
+                save_checkpoint(seat.folder, seat.state, model, adam, seat.attempt.attempt)
+                seat.observer.on_checkpoint(seat.folder)
+
+    def _one(self, seat: "_Seat") -> tuple[Network, torch.optim.Adam]:
+        """The seat's weights and moments as a network with an optimizer of its own."""
+        place = self.seats.index(seat)
+        self.model.load_state_dict(self.stack.weights(place))
+        adam = torch.optim.Adam(self.model.parameters())
+        for name, parameter in self.model.named_parameters():
+            if moments := self.optimizer.state.get(self.stack.parameters[name]):
+                adam.state[parameter] = {
+                    key: moment[place] if moment.dim() else moment  # the step is all models'
+                    for key, moment in moments.items()
+                }
+        return self.model, adam
+
+    def _resume(self) -> None:
+        """Bring each seat to its checkpoint; all are of one epoch, 0 where there is none."""
+        moments: dict[str, list[dict[str, Tensor]]] = {}
+        for place, seat in enumerate(self.seats):
+            adam = torch.optim.Adam(self.model.parameters())
+            seat.state = load_checkpoint(seat.folder, self.model, adam, seat.attempt.attempt)
+            if seat.state.epoch == 0:
+                return
+            for name, parameter in self.model.named_parameters():
+                self.stack.parameters[name].data[place] = parameter.detach()
+                if parameter in adam.state:
+                    moments.setdefault(name, []).append(adam.state[parameter])
+        for name, of_seats in moments.items():
+            self.optimizer.state[self.stack.parameters[name]] = {
+                "step": of_seats[0]["step"],
+                "exp_avg": torch.stack([m["exp_avg"] for m in of_seats]),
+                "exp_avg_sq": torch.stack([m["exp_avg_sq"] for m in of_seats]),
+            }
 
     def _train(self, epoch: int) -> list[float]:
         """One epoch of steps; returns each seat's mean loss of a target, in nats."""

@@ -284,16 +284,18 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     )
 
 
-def resumable(folder: Path, new: Attempt) -> Attempt | None:
+def resumable(folder: Path, new: Attempt, of_larger_stack: bool = False) -> Attempt | None:
     """The unfinished attempt of the same fingerprint and device, if there is one.
 
-    What an interrupted import left is none: it was not begun here.
+    What an interrupted import left is none: it was not begun here. It must be of a stack of as many
+    seeds, or `of_larger_stack`, whose other seeds have ended.
     """
     begun = read_attempt(folder)
-    same = (begun and not begun.published) and all(
-        getattr(begun, name) == getattr(new, name) for name in ("fingerprint", "device", "stacked")
-    )
-    return begun if same else None
+    if begun is None or begun.published:
+        return None
+    alike = (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
+    larger = of_larger_stack and begun.stacked > new.stacked
+    return begun if alike and (larger or begun.stacked == new.stacked) else None
 
 
 def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import PACKAGED, tiny_splits, tiny_trial
 
 from fparec_pipeline.paths import DataRoot
-from fparec_pipeline.training import blocks
+from fparec_pipeline.training import blocks, stacked
 from fparec_pipeline.training.batches import Batches
 from fparec_pipeline.training.record import (
     HISTORY,
@@ -19,6 +19,7 @@ from fparec_pipeline.training.record import (
     WEIGHTS,
     TrialLocked,
     lock_trial,
+    read_attempt,
     read_record,
 )
 from fparec_pipeline.training.stacked import (
@@ -144,6 +145,89 @@ def test_seeds_stop_on_their_own(data):
     for trial, record in zip(trials, records, strict=True):
         assert pl.read_parquet(folder_of(trial, data) / HISTORY).height == record.epochs
         assert record.epochs == record.best_epoch + 2 or record.hit_cap
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt:
+    """Writes a checkpoint after every epoch, and ends the training after one of them."""
+
+    def __init__(self, epoch):
+        self.epoch, self.done = epoch, 0
+
+    def on_epoch(self, progress):
+        self.done = progress.epoch
+
+    def on_checkpoint(self, folder):
+        if self.done == self.epoch:
+            raise Killed
+
+
+@pytest.fixture
+def always_due(monkeypatch):
+    monkeypatch.setattr(stacked.CheckpointPace, "is_due", lambda pace: True)
+
+
+def weights_of(trials, data):
+    return [load_file(folder_of(trial, data) / WEIGHTS) for trial in trials]
+
+
+def test_a_killed_stack_goes_on_from_its_checkpoints_to_the_same_bits(data, tmp_path, always_due):
+    trials, splits = seeds_of(dropout=0.2, max_epochs=5), tiny_splits()
+    whole = DataRoot(tmp_path / "whole")
+    run_stacked(trials, splits, whole, device="cpu")
+    with pytest.raises(Killed):  # after the last seed's checkpoint of epoch 3
+        run_stacked(trials, splits, data, device="cpu", observers={SEEDS[2]: KilledAt(3)})
+    left = [read_attempt(folder_of(trial, data)).attempt for trial in trials]
+    epochs = Epochs()
+    records = run_stacked(trials, splits, data, device="cpu", observers={SEEDS[0]: epochs})
+    assert epochs.told == [4, 5]
+    assert [record.attempt for record in records] == left
+    for ours, theirs in zip(weights_of(trials, data), weights_of(trials, whole), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_seeds_at_different_epochs_go_on_as_stacks_of_their_own(data, always_due):
+    trials, splits = seeds_of(dropout=0.2, max_epochs=4), tiny_splits()
+    with pytest.raises(Killed):  # seed 0 has epoch 2's checkpoint, seeds 1 and 2 epoch 1's
+        run_stacked(trials, splits, data, device="cpu", observers={SEEDS[0]: KilledAt(2)})
+    told = {seed: Epochs() for seed in SEEDS}
+    records = run_stacked(trials, splits, data, device="cpu", observers=told)
+    assert [told[seed].told for seed in SEEDS] == [[3, 4], [2, 3, 4], [2, 3, 4]]
+    assert [record.epochs for record in records] == [4, 4, 4]
+    assert [record.stacked for record in records] == [3, 3, 3]
+
+
+def test_the_last_seed_of_a_killed_stack_goes_on_alone(data, always_due):
+    trials, splits = seeds_of(dropout=0.2, max_epochs=4), tiny_splits()
+    with pytest.raises(Killed):
+        run_stacked(trials, splits, data, device="cpu", observers={SEEDS[2]: KilledAt(2)})
+    epochs = Epochs()
+    (record,) = run_stacked(trials[2:], splits, data, device="cpu", observers={SEEDS[2]: epochs})
+    assert (epochs.told, record.stacked) == ([3, 4], 3)
+
+
+def test_a_stack_does_not_take_over_what_a_single_trial_left(data):
+    trials, splits = seeds_of(), tiny_splits()
+    left = begin_attempt(folder_of(trials[0], data), new_attempt(trials[0], splits, "cpu"))
+    records = run_stacked(trials, splits, data, device="cpu")
+    assert records[0].attempt != left.attempt
+    assert [record.stacked for record in records] == [3, 3, 3]
+
+
+class Epochs:
+    """The epochs that were told."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_epoch(self, progress):
+        self.told.append(progress.epoch)
+
+    def on_checkpoint(self, folder):
+        pass
 
 
 def test_what_a_killed_stack_left_is_trained_anew_alone(data):
