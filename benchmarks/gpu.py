@@ -8,7 +8,8 @@
 `train` takes studies and datasets, or single trials (`ml-1m/parec_long/0`); the seeds of each arm
 are one stack, or with `--alone` each a process of its own. `--jobs` of them run side by side, and
 what has finished when the budget ends is exported to `--out`, for `fparec results import --from`.
-What has not is packed there as it stands: unpacked into `trials`, the same call goes on.
+What has not is packed there as it stands. Unpack it into `trials`, and `train` goes on with the
+trials that are named; those that ended are not there, and would be trained again.
 Every line is printed and appended to `<out>/<step>.jsonl` as it is known, so that a lease that ends
 early loses nothing.
 
@@ -385,18 +386,20 @@ def alone(stacks: Iterable[Job]) -> list[Job]:
 def export(out: Path) -> None:
     """What has finished, as published results; beside it seed 0's weights and what has not."""
     data = DataRoot.default()
-    config = load_config(data)
-    names = export_results(data, config, out / "published")
-    with tarfile.open(out / "published.tar", "w") as tar:
-        tar.add(out / "published", "published")
-    _pack(out, "weights", data, sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")))
     checkpoints = sorted(data.trials.glob(f"*/*/seed=*/{CHECKPOINT}"))
     _pack(out, "unfinished", data, [c.with_name(n) for c in checkpoints for n in (ATTEMPT, c.name)])
-    print(f"{len(names)} trials exported, {len(checkpoints)} unfinished ones packed")
+    _pack(out, "weights", data, sorted(data.trials.glob(f"*/*/seed=0/{WEIGHTS}")))
+    print(f"{len(checkpoints)} unfinished trials packed", flush=True)
+    names = export_results(data, load_config(data), out / "published")
+    with tarfile.open(out / "published.tar", "w") as tar:
+        tar.add(out / "published", "published")
+    print(f"{len(names)} trials exported")
 
 
 def _pack(out: Path, name: str, data: DataRoot, files: Iterable[Path]) -> None:
-    """Tar files of at most PART_BYTES, unless one file is larger."""
+    """Tar files of at most PART_BYTES, unless one file is larger, in the place of older ones."""
+    for old in out.glob(f"{name}-*.tar"):
+        old.unlink()
     number, size = 0, PART_BYTES
     for path in files:
         if size + path.stat().st_size > PART_BYTES:

@@ -36,9 +36,10 @@ def test_a_stack_is_trained_told_of_and_exported(gpu, tmp_path, monkeypatch, cap
     left.mkdir()
     for name in (ATTEMPT, CHECKPOINT):
         (left / name).write_text(name)
+    (tmp_path / "out").mkdir()
     gpu.export(tmp_path / "out")
     assert (tmp_path / "out" / "published" / "trials.parquet").exists()
-    assert "2 trials exported, 1 unfinished" in capsys.readouterr().out
+    assert "1 unfinished trials packed\n2 trials exported" in capsys.readouterr().out
     with tarfile.open(tmp_path / "out" / "unfinished-1.tar") as tar:
         assert tar.getnames() == [f"tiny/fparec/seed=2/{name}" for name in (ATTEMPT, CHECKPOINT)]
 

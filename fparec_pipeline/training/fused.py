@@ -36,7 +36,7 @@ def losses_and_gradients(
 
     Args:
         hidden: (S, T, d) float32 on a GPU, contiguous.
-        weight: (S, |V|, d) float32; rows contiguous, models at any stride.
+        weight: (S, |V|, d) float32.
         targets: (S, T) int64 rows of `weight`; −1 is no target and counts nothing.
         precision: of the products: "tf32x3", "tf32" or "ieee".
 
@@ -46,6 +46,8 @@ def losses_and_gradients(
     """
     S, T, d = hidden.shape
     V = weight.shape[1]
+    if weight.stride()[1:] != (d, 1):  # of a network of one's own, say a transposed one
+        weight = weight.contiguous()
     losses, log_totals = hidden.new_empty(S, T), hidden.new_empty(S, T)
     d_hidden = torch.empty_like(hidden)
     d_weight = hidden.new_empty(S, V, d)

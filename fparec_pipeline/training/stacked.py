@@ -13,8 +13,8 @@ Notable:
 * A seed that has ended is written at once; its later steps change nothing that is kept. The stack
   goes on until the last seed has ended.
 * Each seed has a checkpoint of its own. After a kill the unfinished seeds go on from there, those
-  that stand at the same epoch as one stack: with equal bits where it is the stack of before, and
-  with other dropout masks where seeds had ended.
+  that stand at the same epoch as one stack: to the same bits where it is the stack of before, else
+  with other dropout masks. A seed that is left over goes on alone (`run_trial`).
 
 Here belongs what differs for a stack. All that a single trial does too belongs to `trial.py`.
 """
@@ -358,8 +358,7 @@ class _Seat:
         self, trial: Trial, folder: Path, attempt: Attempt, observers: Mapping[int, Observer]
     ) -> None:
         self.trial, self.folder = trial, folder
-        left = resumable(folder, attempt, of_larger_stack=True)
-        self.attempt = left or begin_attempt(folder, attempt)
+        self.attempt = resumable(folder, attempt) or begin_attempt(folder, attempt)
         self.observer = observers.get(trial.seed) or Silent()
         self.state = TrainingState()
         self.record: TrialRecord | None = None
@@ -451,6 +450,8 @@ class _StackedTraining:
     def run(self) -> None:
         for seat in self.seats:
             seat.observer.on_checkpoint(seat.folder)
+            if ended(seat.trial, seat.state):  # killed between its last epoch and its record
+                seat.record = self._finish(seat)
         epoch = self.seats[0].state.epoch
         while running := self._running():
             epoch += 1

@@ -284,18 +284,17 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     )
 
 
-def resumable(folder: Path, new: Attempt, of_larger_stack: bool = False) -> Attempt | None:
+def resumable(folder: Path, new: Attempt) -> Attempt | None:
     """The unfinished attempt of the same fingerprint and device, if there is one.
 
-    What an interrupted import left is none: it was not begun here. It must be of a stack of as many
-    seeds, or `of_larger_stack`, whose other seeds have ended.
+    What an interrupted import left is none: it was not begun here. Of a larger stack it may be,
+    whose other seeds have ended, but not of a smaller one: its record says how many it was.
     """
     begun = read_attempt(folder)
     if begun is None or begun.published:
         return None
     alike = (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
-    larger = of_larger_stack and begun.stacked > new.stacked
-    return begun if alike and (larger or begun.stacked == new.stacked) else None
+    return begun if alike and begun.stacked >= new.stacked else None
 
 
 def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:

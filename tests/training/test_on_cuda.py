@@ -48,9 +48,11 @@ for S, T, V, d in [(2, 130, 200, 50), (1, 64, 64, 128)]:
         ]
     )
     d_hidden, d_table = torch.autograd.grad(expected.sum(), (hidden, table))
-    found = losses_and_gradients(hidden.detach(), weight.detach(), targets)
-    for ours, theirs in zip(found, (expected.detach(), d_hidden, d_table[:, 1:]), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    transposed = weight.detach().mT.contiguous().mT
+    for weights in (weight.detach(), transposed):
+        found = losses_and_gradients(hidden.detach(), weights, targets)
+        for ours, theirs in zip(found, (expected.detach(), d_hidden, d_table[:, 1:]), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 """
 
 

@@ -200,12 +200,19 @@ def test_seeds_at_different_epochs_go_on_as_stacks_of_their_own(data, always_due
     assert [record.stacked for record in records] == [3, 3, 3]
 
 
-def test_the_last_seed_of_a_killed_stack_goes_on_alone(data, always_due):
+def alone(trial, splits, data, *, device, observer=None):
+    """A stack of one, called as `run_trial` is."""
+    observers = {trial.seed: observer} if observer else {}
+    return run_stacked([trial], splits, data, device=device, observers=observers)[0]
+
+
+@pytest.mark.parametrize("train", [run_trial, alone])
+def test_a_seed_of_a_killed_stack_goes_on_alone(data, always_due, train):
     trials, splits = seeds_of(dropout=0.2, max_epochs=4), tiny_splits()
     with pytest.raises(Killed):
         run_stacked(trials, splits, data, device="cpu", observers={SEEDS[2]: KilledAt(2)})
     epochs = Epochs()
-    (record,) = run_stacked(trials[2:], splits, data, device="cpu", observers={SEEDS[2]: epochs})
+    record = train(trials[2], splits, data, device="cpu", observer=epochs)
     assert (epochs.told, record.stacked) == ([3, 4], 3)
 
 
@@ -230,12 +237,20 @@ class Epochs:
         pass
 
 
-def test_what_a_killed_stack_left_is_trained_anew_alone(data):
-    trial, splits = seeds_of()[0], tiny_splits()
-    left = begin_attempt(folder_of(trial, data), new_attempt(trial, splits, "cpu", 3))
-    record = run_trial(trial, splits, data, device="cpu")
-    assert record.stacked == 1
-    assert record.attempt != left.attempt
+@pytest.mark.parametrize("train", [run_trial, alone])
+def test_a_trial_that_lacks_only_its_record_has_no_further_epoch(
+    data, always_due, monkeypatch, train
+):
+    trial, splits = seeds_of(max_epochs=3)[0], tiny_splits()
+    with monkeypatch.context() as patch:
+        patch.setattr("fparec_pipeline.training.trial.outcome_of", _killed)
+        with pytest.raises(Killed):
+            run_trial(trial, splits, data, device="cpu")
+    assert train(trial, splits, data, device="cpu").epochs == 3
+
+
+def _killed(*_):
+    raise Killed
 
 
 def test_a_diverging_seed_ends_the_stack_and_is_named(data):
