@@ -23,11 +23,17 @@ def gpu():
     return module
 
 
-def test_a_stack_is_trained_told_of_and_exported(gpu, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A data root with the splits of `tiny`, which is the default one meanwhile."""
     data = tiny_root(tmp_path / "data", epochs=2)
     monkeypatch.setenv("FPAREC_DATA", str(data.root))
     tiny = load_config(data).datasets["tiny"]
     make_splits("tiny", tiny, fetch_raw("tiny", tiny, data), data)
+    return data
+
+
+def test_a_stack_is_trained_told_of_and_exported(gpu, data, tmp_path, capsys):
     line = gpu.train("tiny", "fparec", (0, 1), "cpu")
     assert line["epochs"] == [2, 2]
     assert "tiny/fparec/seed=0 epoch 1 NDCG@10" in capsys.readouterr().out
@@ -56,10 +62,6 @@ def test_single_trials_are_named_and_stacks_taken_apart(gpu):
     assert gpu.alone(stacks)[-2:] == [("beauty", "fparec", (2,)), ("ml-1m", "parec_long", (0,))]
 
 
-def test_seconds_of_an_epoch_are_of_as_many_seeds_as_asked_for(gpu, tmp_path, monkeypatch):
-    data = tiny_root(tmp_path / "data", epochs=2)
-    monkeypatch.setenv("FPAREC_DATA", str(data.root))
-    tiny = load_config(data).datasets["tiny"]
-    make_splits("tiny", tiny, fetch_raw("tiny", tiny, data), data)
+def test_seconds_of_an_epoch_are_of_as_many_seeds_as_asked_for(gpu, data):
     line = gpu.epochs("tiny", "fparec", "cpu", seeds=2)
     assert line["seeds"] == 2 and 0 < line["seconds"]

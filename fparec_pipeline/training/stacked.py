@@ -471,11 +471,11 @@ class _StackedTraining:
         """Each running seat's, as if it trained alone."""
         with self.pace.writing():
             for seat in self._running():
-                model, adam = self._one(seat)
+                model, adam = self._as_single(seat)
                 save_checkpoint(seat.folder, seat.state, model, adam, seat.attempt.attempt)
                 seat.observer.on_checkpoint(seat.folder)
 
-    def _one(self, seat: "_Seat") -> tuple[Network, torch.optim.Adam]:
+    def _as_single(self, seat: "_Seat") -> tuple[Network, torch.optim.Adam]:
         """The seat's weights and moments as a network with an optimizer of its own."""
         place = self.seats.index(seat)
         self.model.load_state_dict(self.stack.weights(place))

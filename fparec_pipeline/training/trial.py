@@ -287,14 +287,15 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
 def resumable(folder: Path, new: Attempt) -> Attempt | None:
     """The unfinished attempt of the same fingerprint and device, if there is one.
 
-    What an interrupted import left is none: it was not begun here. Of a larger stack it may be,
-    whose other seeds have ended, but not of a smaller one: its record says how many it was.
+    What an interrupted import left is none: it was not begun here. Its record will say of how many
+    seeds the stack was: so it is one of as many, or of more with epochs that they trained together.
     """
     begun = read_attempt(folder)
     if begun is None or begun.published:
         return None
     alike = (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
-    return begun if alike and begun.stacked >= new.stacked else None
+    trained_larger = begun.stacked > new.stacked and (folder / CHECKPOINT).exists()
+    return begun if alike and (begun.stacked == new.stacked or trained_larger) else None
 
 
 def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:

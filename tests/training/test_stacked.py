@@ -147,6 +147,14 @@ def test_seeds_stop_on_their_own(data):
         assert record.epochs == record.best_epoch + 2 or record.hit_cap
 
 
+def test_what_a_killed_stack_left_is_trained_anew_alone(data):
+    trial, splits = seeds_of()[0], tiny_splits()
+    left = begin_attempt(folder_of(trial, data), new_attempt(trial, splits, "cpu", 3))
+    record = run_trial(trial, splits, data, device="cpu")
+    assert record.stacked == 1
+    assert record.attempt != left.attempt
+
+
 class Killed(Exception):
     pass
 
