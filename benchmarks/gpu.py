@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 
-from fparec_pipeline.config import Config, Trial, load_config
+from fparec_pipeline.config import Config, ConfigError, Trial, known, load_config
 from fparec_pipeline.datasets.splits import Splits, logical_hash, read_splits
 from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.paths import DataRoot
@@ -373,9 +373,11 @@ def _named(name: str, config: Config) -> Iterator[Job]:
         dataset, arm, seed = name.split("/")
         yield dataset, arm, (int(seed),)
         return
-    study, dataset = name.split(":")
-    for arm in config.studies[study].arms:
-        yield dataset, arm, config.studies[study].seeds
+    study, _, dataset = name.partition(":")
+    entry = config.studies[known(study, config.studies, "study")]
+    known(dataset, config.datasets, "dataset")
+    for arm in entry.arms:
+        yield dataset, arm, entry.seeds
 
 
 def alone(stacks: Iterable[Job]) -> list[Job]:
@@ -492,7 +494,10 @@ def main() -> None:
             pool.submit(tiles, rows, items, warps)
             pool.submit(tiles, rows, items, warps, d=128)
     else:
-        stacks = stacks_of(options.studies)
+        try:
+            stacks = stacks_of(options.studies)
+        except ConfigError as error:
+            parser.error(str(error))
         for stack in alone(stacks) if options.alone else stacks:
             pool.submit(train, *stack, device)
     for _ in pool.results():
