@@ -186,6 +186,18 @@ def test_an_interrupted_run_is_killed_and_runs_again_when_it_resumes(tracker, cl
     assert status(client, run_id) == "FINISHED"
 
 
+def test_a_run_that_another_machine_went_on_with_says_from_where_on(tracker, client, data, config):
+    attempt = make_attempt(config, "beauty", "fparec", 0)
+    other = {"epoch": 2, "commit": "d" * 40, "versions": {"torch": "2.11.0"}, "hardware": "a GPU"}
+    changed = make_attempt(config, "beauty", "fparec", 0, resumed=[other])
+    for each, told in (
+        (attempt, None),
+        (changed, f"from epoch 2: commit {'d' * 40}, torch 2.11.0, a GPU"),
+    ):
+        run_id = tracker.sync_trial(write_finished(data, each))
+        assert client.get_run(run_id).data.tags.get("resumed") == told
+
+
 def test_a_running_run_whose_folder_is_gone_is_killed(tracker, client, data, config):
     folder = data.trial("beauty", "fparec", 0)
     with lock_trial(folder):

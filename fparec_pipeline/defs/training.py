@@ -287,6 +287,8 @@ def trial_metadata(folder: Path, record: TrialRecord, title: str) -> dict[str, d
         "commit": dg.MetadataValue.text(record.commit),
         "folder": dg.MetadataValue.path(folder),
     }
+    if record.resumed:
+        metadata["resumed"] = dg.MetadataValue.text(record.resumed_words)
     if record.targets_per_second:
         metadata["targets_per_second"] = dg.MetadataValue.float(record.targets_per_second)
     view = view_trial(folder)

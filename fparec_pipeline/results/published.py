@@ -52,7 +52,7 @@ from fparec_pipeline.training.record import (
 )
 
 TRIALS_FILE = "trials.parquet"
-JSON_COLUMNS = ("hyperparameters", "versions")
+JSON_COLUMNS = ("hyperparameters", "versions", "resumed")
 TOLERANCE = 1e-12  # of a recomputed metric: the order of a sum may differ
 NEAR_TIES = 1e-4  # of one evaluated twice where scores that are nearly equal may change places
 BRING_BACK = "Bring the folder back from the repository, for instance with `git checkout`."
@@ -298,7 +298,8 @@ def _write_trial(
         raise PublishedError(
             f"{source / HISTORY} does not have the epochs of {_trial(row)}. {BRING_BACK}"
         )
-    values = row | {name: json.loads(row[name]) for name in JSON_COLUMNS} | {"published": True}
+    parsed = {name: json.loads(row[name]) for name in JSON_COLUMNS if name in row}
+    values = row | parsed | {"published": True}
     values |= {"metrics": computed | published, "files": {}}
     attempt = Attempt.model_validate(_keys_of(Attempt, values))
     record = TrialRecord.model_validate(_keys_of(TrialRecord, values))

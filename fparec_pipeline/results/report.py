@@ -47,7 +47,7 @@ from fparec_pipeline.results.tables import (
     with_intervals,
 )
 from fparec_pipeline.results.tick import read_tick
-from fparec_pipeline.results.trials import under_arm_names
+from fparec_pipeline.results.trials import THEN, under_arm_names
 from fparec_pipeline.training.record import HISTORY, TrialCorrupt
 from fparec_pipeline.training.sequential import kept_audit
 
@@ -274,7 +274,7 @@ def _made(trials: pl.DataFrame) -> dict[str, Any]:
     trained = trials.filter(pl.col("trained"))
     return {
         "date": str(trials["finished"].max() or "")[:10],
-        "commits": sorted({commit[:12] for commit in trained["commit"].drop_nulls()}),
+        "commits": sorted({short for commit in trained["commit"] for short in _commits(commit)}),
         "published": int(trained["published"].sum()),
         "here": trained.height - int(trained["published"].sum()),
         "stale": int(trials["stale"].sum()),
@@ -478,6 +478,7 @@ def _provenance(
         rows.append(
             row
             | {
+                "commits": _commits(row["commit"]),
                 "folder": folder.relative_to(data.root),
                 "configuration": ", ".join(f"{k} = {v}" for k, v in settings.items()),
                 "link": link if link.startswith(("http://", "https://")) else "",
@@ -485,6 +486,11 @@ def _provenance(
             }
         )
     return rows
+
+
+def _commits(commit: str | None) -> list[str]:
+    """A trial's commits, shortened: that which began it first, then those that resumed it."""
+    return [each[:12] for each in (commit or "").split(THEN) if each]
 
 
 def _image(content: bytes) -> Markup:

@@ -38,6 +38,7 @@ from fparec_pipeline.training.record import (
 
 logger = logging.getLogger(__name__)
 
+THEN = ", then "  # between what trained the beginning of a trial and what resumed it
 OUTDATED = "outdated"  # in the place of a data hash
 # One column each. Those beyond accuracy are null where a trial has no top-k lists (it is older than
 # they are), and where no target is of the kind.
@@ -60,8 +61,8 @@ SCHEMA: dict[str, Any] = {
     "seconds": pl.Float64,
     "targets_per_second": pl.Float64,
     "device": pl.String,
-    "hardware": pl.String,
-    "commit": pl.String,
+    "hardware": pl.String,  # one after the other (THEN), where a trial was resumed by another
+    "commit": pl.String,  # as hardware
     "finished": pl.String,
     "hyperparameters": pl.String,  # JSON
 } | dict.fromkeys(METRICS, pl.Float64)
@@ -218,6 +219,9 @@ def _readable_record(folder: Path) -> TrialRecord | None:
 def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     values = record.model_dump() | {"stale": stale} | record.metrics
     values["hyperparameters"] = json.dumps(record.hyperparameters)
+    for name in ("hardware", "commit"):
+        each = (record, *record.resumed)
+        values[name] = THEN.join(dict.fromkeys(getattr(one, name) for one in each))
     return {name: values.get(name) for name in SCHEMA}
 
 

@@ -38,11 +38,10 @@ from fparec_pipeline.training.record import (
 from fparec_pipeline.training.trial import (
     CheckpointPace,
     Epochs,
-    begin_attempt,
     halving,
     memory_errors,
     new_attempt,
-    resumable,
+    resume_or_begin,
 )
 
 OnEpoch = Callable[[Progress], None]
@@ -99,7 +98,7 @@ def refit(
     new = new_attempt(trial, splits, device).model_copy(
         update={"fingerprint": fingerprint, "block_parts": chosen.block_parts}
     )
-    attempt = resumable(folder, new) or begin_attempt(folder, new)
+    attempt = resume_or_begin(folder, new)
     everything, last = whole(splits), chosen.best_epoch
     return halving(
         lambda each: _train(trial, everything, last, folder, each, on_epoch), folder, attempt

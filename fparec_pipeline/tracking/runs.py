@@ -376,6 +376,7 @@ class Tracker:
             | {key: str(getattr(attempt, key)) for key in names}
             | {"trained": word(attempt.trained), "stale": word(stale)}
             | {"published": word(attempt.published)}
+            | ({"resumed": attempt.resumed_words} if attempt.resumed else {})
             | {SOURCE: "fparec run", NOTE: _note(attempt)}
             | {f"study.{name}": "true" for name in _studies(self._config, attempt)}
         )

@@ -78,6 +78,23 @@ class TrialLocked(RuntimeError):
     """The trial is being trained by another process."""
 
 
+class Resumed(BaseModel):
+    """From where on a trial was trained by other code, other versions or another machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int  # the first one
+    commit: str
+    versions: dict[str, str]
+    hardware: str
+
+    @property
+    def words(self) -> str:
+        """For a reader: "from epoch 58: commit 58b3a7a, torch 2.13.0+cpu, a processor"."""
+        versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
+        return f"from epoch {self.epoch}: commit {self.commit}, {versions}, {self.hardware}"
+
+
 class Attempt(BaseModel):
     """What is known when a trial starts: the content of `attempt.json`."""
 
@@ -101,12 +118,18 @@ class Attempt(BaseModel):
     stacked: int = 1  # how many seeds were trained as one batch of models
     block_parts: int = 1  # 2: memory ran out once, and blocks have half their size since
     started: str  # ISO 8601, UTC
+    resumed: tuple[Resumed, ...] = ()  # empty: all of it by the commit, versions and hardware above
     published: bool = False  # imported from published results, not trained here
     checksum: str = ""  # the seal of the JSON file, set by `write_sealed`
 
     @property
     def id(self) -> TrialId:
         return TrialId(self.dataset, self.arm, self.seed)
+
+    @property
+    def resumed_words(self) -> str:
+        """By what else it was trained, for a reader; "" if by nothing else."""
+        return "; ".join(each.words for each in self.resumed)
 
 
 class TrialRecord(Attempt):

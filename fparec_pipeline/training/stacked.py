@@ -54,7 +54,6 @@ from fparec_pipeline.training.trial import (
     Observer,
     Silent,
     adopt_finished,
-    begin_attempt,
     choose_device,
     diverged,
     ended,
@@ -64,7 +63,7 @@ from fparec_pipeline.training.trial import (
     parameter_groups,
     progress_of,
     ranks_of,
-    resumable,
+    resume_or_begin,
     write_trained,
 )
 
@@ -358,7 +357,7 @@ class _Seat:
         self, trial: Trial, folder: Path, attempt: Attempt, observers: Mapping[int, Observer]
     ) -> None:
         self.trial, self.folder = trial, folder
-        self.attempt = resumable(folder, attempt) or begin_attempt(folder, attempt)
+        self.attempt = resume_or_begin(folder, attempt)
         self.observer = observers.get(trial.seed) or Silent()
         self.state = TrainingState()
         self.record: TrialRecord | None = None

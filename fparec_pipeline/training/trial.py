@@ -71,7 +71,9 @@ from fparec_pipeline.training.record import (
     WEIGHTS,
     Attempt,
     Progress,
+    Resumed,
     TrialRecord,
+    checkpoint_history,
     commit,
     hardware,
     lock_trial,
@@ -90,6 +92,7 @@ T = TypeVar("T")
 
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints at least
 CHECKPOINT_SHARE = 0.05  # of the time goes into them at most: a large one is written more rarely
+PROVENANCE = ("commit", "versions", "hardware")  # the same bits need the same
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 
@@ -188,7 +191,7 @@ def run_trial(
         if work != folder:
             locks.enter_context(lock_trial(work))
         new = new_attempt(trial, splits, device)
-        attempt = resumable(work, new) or begin_attempt(work, new)
+        attempt = resume_or_begin(work, new)
         record = _train(trial, splits, work, attempt, observer or Silent())
         if work != folder:
             adopt_finished(folder)
@@ -284,18 +287,48 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     )
 
 
-def resumable(folder: Path, new: Attempt) -> Attempt | None:
-    """The unfinished attempt of the same fingerprint and device, if there is one.
+def resume_or_begin(folder: Path, new: Attempt) -> Attempt:
+    """The folder's attempt, if its checkpoint is of such a trial; else `new`, begun.
 
-    What an interrupted import left is none: it was not begun here. Its record will say of how many
-    seeds the stack was: so it is one of as many, or of more with epochs that they trained together.
+    Where it goes on with another commit, other versions or on another machine, its record will say
+    from which epoch on.
+
+    Raises:
+        TrialCorrupt: the attempt or its checkpoint is damaged.
     """
     begun = read_attempt(folder)
-    if begun is None or begun.published:
-        return None
+    if begun is None or not _is_resumable(begun, new) or not (folder / CHECKPOINT).exists():
+        return begin_attempt(folder, new)
+    epoch = checkpoint_history(folder).height + 1
+    resumed = _resumed(begun, new, epoch)
+    if resumed and resumed[-1].epoch == epoch:
+        logger.warning(
+            "%s goes on %s. That is not what began it: its numbers may differ from those of a trial "
+            "that was not interrupted. Its record says so.",
+            begun.id,
+            resumed[-1].words,
+        )
+    if resumed == begun.resumed:
+        return begun
+    return write_sealed(folder / ATTEMPT, begun.model_copy(update={"resumed": resumed}))
+
+
+def _is_resumable(begun: Attempt, new: Attempt) -> bool:
+    """Of the same fingerprint and device, and of as large a stack or a larger one.
+
+    The record will say of how many seeds the stack was that trained the epochs so far.
+    """
     alike = (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
-    trained_larger = begun.stacked > new.stacked and (folder / CHECKPOINT).exists()
-    return begun if alike and (begun.stacked == new.stacked or trained_larger) else None
+    return alike and begun.stacked >= new.stacked
+
+
+def _resumed(begun: Attempt, new: Attempt, epoch: int) -> tuple[Resumed, ...]:
+    """`begun.resumed` as it is once `new` trains from `epoch` on."""
+    earlier = tuple(each for each in begun.resumed if each.epoch < epoch)
+    here = Resumed(epoch=epoch, commit=new.commit, versions=new.versions, hardware=new.hardware)
+    last = earlier[-1] if earlier else begun
+    same = all(getattr(last, name) == getattr(here, name) for name in PROVENANCE)
+    return earlier if same else (*earlier, here)
 
 
 def begin_attempt(folder: Path, attempt: Attempt) -> Attempt:

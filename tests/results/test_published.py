@@ -17,19 +17,28 @@ from fparec_pipeline.results.paper_figures import read_weights
 from fparec_pipeline.results.published import export_results, import_results
 from fparec_pipeline.results.trials import METRICS, trials_frame
 from fparec_pipeline.training.metrics import NAMES
-from fparec_pipeline.training.record import PublishedError, read_record
+from fparec_pipeline.training.record import (
+    RECORD,
+    PublishedError,
+    Resumed,
+    read_record,
+    write_sealed,
+)
 from fparec_pipeline.training.trial import run_reference, run_trial
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory):
-    """A data root in which two trials of one epoch and a reference have been made."""
+    """A data root in which two trials of one epoch, one of them resumed, and a reference are."""
     data = tiny_root(tmp_path_factory.mktemp("origin"), epochs=1)
     config = load_config(data)
     dataset = config.datasets["tiny"]
     splits = make_splits("tiny", dataset, fetch_raw("tiny", dataset, data), data)
     for seed in (0, 1):
         run_trial(config.trial("tiny", "fparec", seed), splits, data, device="cpu")
+    other = Resumed(epoch=1, commit="b" * 40, versions={"torch": "2.11.0"}, hardware="another")
+    record = read_record(data.trial("tiny", "fparec", 1)).model_copy(update={"resumed": (other,)})
+    write_sealed(data.trial("tiny", "fparec", 1) / RECORD, record)
     run_reference("tiny", "popularity", splits, data)
     return data
 

@@ -218,6 +218,17 @@ def test_each_trial_says_how_it_was_made(data):
     assert "fparec run --datasets beauty --models fparec --seeds 2 --device cpu --retrain" in html
 
 
+def test_a_trial_that_another_machine_went_on_with_names_both(data):
+    other = {"epoch": 2, "commit": "d" * 40, "versions": {}, "hardware": "another processor"}
+    attempt = make_attempt(load_config(data), "beauty", "fparec", 0, resumed=[other])
+    write_finished(data, attempt)
+    html = html_of(data)
+    short = f"<code>{'c' * 12}</code>, then <code>{'d' * 12}</code>"
+    assert f"<td>{short}</td>" in html
+    assert f"Trained by commits {short.replace('then ', '')}." in html
+    assert ">a processor, 2 cores, then another processor<" in html
+
+
 def test_it_is_written_to_the_results_and_equal_trials_give_equal_bytes(data):
     finish(data, ARMS)
     first = write_report(trials_frame(data, load_config(data)), data, load_config(data), {})

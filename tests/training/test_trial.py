@@ -252,11 +252,54 @@ def test_a_killed_trial_resumes_to_the_bits_of_one_that_was_not(data, tmp_path):
     assert not (folder / CHECKPOINT).exists()
 
 
+@pytest.fixture
+def always_due(monkeypatch):
+    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
+
+
+def test_a_trial_that_another_commit_or_machine_goes_on_with_says_so(
+    data, always_due, monkeypatch, caplog
+):
+    trial, splits = tiny_trial(max_epochs=5), tiny_splits()
+    began = {"commit": "a" * 40, "hardware": "a processor"}
+    for name, value in began.items():
+        monkeypatch.setattr(f"fparec_pipeline.training.trial.{name}", lambda *_, v=value: v)
+    with pytest.raises(Stopped):
+        run(trial, splits, data, observer=stop_at(2))
+    with pytest.raises(Stopped):
+        run(trial, splits, data, observer=stop_at(3))  # by the same: nothing to say
+    assert not read_attempt(folder_of(trial, data)).resumed
+    assert not caplog.messages
+    monkeypatch.setattr("fparec_pipeline.training.trial.commit", lambda: "b" * 40)
+    with pytest.raises(Stopped):
+        run(trial, splits, data, observer=stop_at(3))  # trains nothing that is kept
+    monkeypatch.setattr("fparec_pipeline.training.trial.hardware", lambda _: "another processor")
+    with pytest.raises(Stopped):
+        run(trial, splits, data, observer=stop_at(5))
+    monkeypatch.setattr("fparec_pipeline.training.trial.commit", lambda: "a" * 40)
+    record = run(trial, splits, data)
+    assert (record.commit, record.hardware) == tuple(began.values())
+    told = [(each.epoch, each.commit, each.hardware) for each in record.resumed]
+    assert told == [(3, "b" * 40, "another processor"), (5, "a" * 40, "another processor")]
+    for each, message in zip(record.resumed, caplog.messages[1:], strict=True):
+        assert message.startswith(f"tiny/fparec/seed=0 goes on {each.words}. ")
+    assert read_attempt(folder_of(trial, data)).resumed == record.resumed
+
+
+def test_an_attempt_without_an_epoch_is_begun_anew(data, monkeypatch):
+    trial, splits = tiny_trial(max_epochs=2), tiny_splits()
+    monkeypatch.setattr("fparec_pipeline.training.trial.commit", lambda: "a" * 40)
+    with pytest.raises(Stopped):
+        run(trial, splits, data, observer=stop_at(1))
+    monkeypatch.setattr("fparec_pipeline.training.trial.commit", lambda: "b" * 40)
+    record = run(trial, splits, data)
+    assert (record.commit, record.resumed) == ("b" * 40, ())
+
+
 @pytest.mark.parametrize("model", ["sasrec_bce", "parec_fast"])
 def test_drawn_negatives_and_two_learning_rates_resume_to_the_same_bits(
-    model, data, tmp_path, monkeypatch
+    model, data, tmp_path, always_due
 ):
-    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
     trial, splits = tiny_trial(model, dropout=0.5, max_epochs=5), tiny_splits()
     undisturbed = train(trial, splits, tmp_path / "undisturbed")
     for epoch in (2, 4):
@@ -348,8 +391,7 @@ def test_retraining_keeps_the_old_result_until_the_new_one_is_finished(data):
     assert not next_folder(folder).exists()
 
 
-def test_a_retraining_that_stops_loses_nothing_and_is_resumed(data, monkeypatch):
-    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
+def test_a_retraining_that_stops_loses_nothing_and_is_resumed(data, always_due):
     trial, splits = tiny_trial(max_epochs=4), tiny_splits()
     folder = folder_of(trial, data)
     old = run(trial, splits, data)
@@ -373,8 +415,7 @@ def test_other_hyperparameters_or_data_are_trained_anew(data):
     assert read_record(folder_of(tiny_trial(), data)) == records[-1]
 
 
-def test_an_unfinished_attempt_at_other_hyperparameters_is_not_resumed(data, monkeypatch):
-    monkeypatch.setattr("fparec_pipeline.training.trial.checkpoint_interval", lambda s: -1.0)
+def test_an_unfinished_attempt_at_other_hyperparameters_is_not_resumed(data, always_due):
     splits = tiny_splits()
     with pytest.raises(Stopped):
         run(tiny_trial(max_epochs=4), splits, data, observer=stop_at(3))
