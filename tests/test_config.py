@@ -550,6 +550,20 @@ def test_a_dataset_like_another_reads_the_same_file_in_its_own_way(load):
     assert pair[0].fingerprint("h") != pair[1].fingerprint("h")
 
 
+def test_a_protocol_with_a_name_takes_nothing_from_the_one_in_its_place(load):
+    cut = 'protocol = {name = "temporal", test_from = 2020-01-01}'
+    config = load(
+        datasets=f"[ml-1m]\n{cut}\n"
+        '[half]\nlike = "ml-1m"\nprotocol = {name = "temporal", test_quantile = 0.5}\n'
+        '[one]\nlike = "ml-1m"\nprotocol = {name = "leave_one_out"}\n'
+        '[all]\nlike = "ml-1m"\nprotocol = {target = "all"}\n'
+    )
+    half, rest = config.datasets["half"].protocol, config.datasets["all"].protocol
+    assert (half.test_from, half.test_quantile) == (None, 0.5)
+    assert config.datasets["one"].protocol.name == "leave_one_out"
+    assert (str(rest.test_from), rest.target) == ("2020-01-01", "all")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -562,6 +576,11 @@ def test_a_dataset_like_another_reads_the_same_file_in_its_own_way(load):
             r"unknown key 'protocol\.temporal\.test_quantil', did you mean 'test_quantile'\?",
         ),
         ('like = "ml-1m"\nprotocol = {name = "leave_one_out", target = "all"}', "target"),
+        (
+            'like = "ml-1m"\n'
+            'protocol = {name = "temporal", valid_quantile = 0.8, valid_from = 2020-01-02}',
+            "valid_quantile and valid_from are one cut",
+        ),
         (
             'like = "ml-1m"\n'
             'protocol = {name = "temporal", valid_from = 2020-01-02, test_from = 2020-01-01}',

@@ -76,6 +76,9 @@ def test_add_guesses_and_writes_an_entry_that_loads(root, tmp_path):
         ("customer_id", "order", "sku", "ordered_at"),
         ("visitorId", "format", "productId", "viewedAt"),
         ("user", "stat", "article", "event_time"),
+        ("customer_id", "units", "sku", "order_date"),
+        ("customer_id", "item_price", "product_id", "ordered_at"),
+        ("visitor_id", "user_agent", "product_id", "event_ts"),
     ],
 )
 def test_add_guesses_what_shops_call_their_columns(root, tmp_path, header):
@@ -99,6 +102,33 @@ def test_add_names_what_it_cannot_tell_and_writes_nothing(root, tmp_path):
     assert "--user" in str(answer.exception)
     assert "a, b, c, d" in str(answer.exception)
     assert not (root / "datasets.toml").exists()
+
+
+def test_add_writes_no_entry_that_others_could_not_read(root, tmp_path):
+    file = exported(tmp_path / "orders.csv", header=("user", "t", "item", "time"))
+    answer = fparec("add", file, "--user", "item", "--yes")
+    assert isinstance(answer.exception, ConfigError), answer.output
+    assert not (root / "datasets.toml").exists()
+
+
+def test_add_writes_through_a_link(root, tmp_path):
+    (tmp_path / "mine.toml").write_text("[beauty]\ncore = 5\n")
+    (root / "datasets.toml").symlink_to(tmp_path / "mine.toml")
+    file = exported(tmp_path / "orders.csv", header=("user", "t", "item", "time"))
+    assert fparec("add", file, "--yes").exit_code == 0
+    assert "[orders]" in (tmp_path / "mine.toml").read_text()
+
+
+def test_add_names_a_file_that_toml_cannot(root, tmp_path):
+    file = exported(tmp_path / os.fsdecode(b"caf\xe9.csv"))
+    answer = fparec("add", file, "--yes")
+    assert "cannot stand in datasets.toml" in str(answer.exception)
+
+
+def test_add_takes_the_separator_that_is_given(root, tmp_path):
+    file = exported(tmp_path / "o.csv", "~", ("user_id", "title", "movieId", "timestamp"))
+    assert fparec("add", file, "--separator", "~", "--yes").exit_code == 0
+    assert load_config(DataRoot(root)).datasets["o"].active_source.item == "movieId"
 
 
 def test_add_refuses_a_name_that_is_taken(root, tmp_path):

@@ -6,6 +6,7 @@ Here belong the questions and what is printed. Guessing and reading a file belon
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,11 @@ from fparec_pipeline.config import (
     DATASET_NAME,
     Config,
     ConfigError,
+    Dataset,
     is_name,
     known,
     load_config,
+    parse,
 )
 from fparec_pipeline.paths import DataRoot
 
@@ -79,18 +82,19 @@ def add(
     path = file.expanduser().resolve()
     if not path.exists():
         raise ConfigError(f"There is no file {path}.")
-    keys = guessed(path)
-    if separator is not None and keys["reader"] == "csv":
-        keys["separator"] = separator.replace("\\t", "\t")
+    if not str(path).isprintable():  # of bytes that are no UTF-8, or with a line break
+        raise ConfigError(f"{str(path)!r} cannot stand in datasets.toml. Rename it.")
+    keys = guessed(path, separator and separator.replace("\\t", "\t"))
     columns = keys.pop("columns")
     ask = sys.stdin.isatty() and not yes
     for key, given in {"user": user, "item": item, "time": time}.items():
-        keys[key] = _column(key, given, keys.get(key), columns, ask, check=separator is None)
+        keys[key] = _column(key, given, keys.get(key), columns, ask)
     called = _name(name or re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-"), config)
     inside = path.is_relative_to(data.root)
     keys["address"] = str(path.relative_to(data.root) if inside else path)
     entry = _entry(called, core, keys)
-    _append(data.root / "datasets.toml", entry)
+    parse(Dataset, tomllib.loads(entry)[called], f"[{called}]")  # before others must read it
+    _append((data.root / "datasets.toml").resolve(), entry)  # the file, where that is a link
     console.print(f"Written to {data.root / 'datasets.toml'}:", highlight=False, soft_wrap=True)
     console.print(entry, markup=False, highlight=False, soft_wrap=True)
     _check(called, load_config(data), data)
@@ -101,16 +105,14 @@ def add(
     )
 
 
-def _column(
-    key: str, given: str | None, guess: str | None, columns: list[str], ask: bool, *, check: bool
-) -> str:
+def _column(key: str, given: str | None, guess: str | None, columns: list[str], ask: bool) -> str:
     """The column that is `key`: as an option says, else as asked, else as guessed.
 
     Raises:
         ConfigError: there is no such column, or nothing tells.
     """
     if given is not None:
-        return known(given, columns, "column") if check else given
+        return known(given, columns, "column")
     if ask:
         console.print(f"Columns: {escape(', '.join(columns))}", highlight=False)
         answer: str = typer.prompt(f"Which is the {key}?", default=guess)
@@ -126,8 +128,8 @@ def _column(
 def _name(name: str, config: Config) -> str:
     if name in config.datasets:
         raise ConfigError(
-            f"There is a dataset {name!r} already: correct or remove its entry in datasets.toml, "
-            "or give another --name."
+            f"There is a dataset {name!r} already: give another --name, or write what you want to "
+            "change into an entry of that name in datasets.toml."
         )
     if not is_name(name, DATASET_NAME):
         raise ConfigError(f"{name!r} cannot be a name; give --name with letters, digits, _, - or .")

@@ -15,6 +15,7 @@ from fparec_pipeline.config.fingerprints import (
 )
 from fparec_pipeline.config.loading import FILES, load_config
 from fparec_pipeline.config.names import DATASET_NAME, ConfigError, is_name, known, masked
+from fparec_pipeline.config.parsing import parse
 from fparec_pipeline.config.resolution import HERO, REFERENCES, Config
 from fparec_pipeline.config.schema import (
     Counts,
@@ -67,6 +68,7 @@ __all__ = [
     "known",
     "load_config",
     "masked",
+    "parse",
     "reference_fingerprint",
     "source_of",
 ]

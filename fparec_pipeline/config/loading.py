@@ -229,9 +229,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base`, tables merged key by key."""
+    """`top` laid over `base`, tables merged key by key.
+
+    A protocol that says its name is whole: the cuts of another are none of its own.
+    """
     merged = dict(base)
     for key, value in top.items():
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        nested = nested and not (key == "protocol" and "name" in value)
         merged[key] = _overlay(base[key], value) if nested else value
     return merged

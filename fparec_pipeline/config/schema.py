@@ -60,7 +60,12 @@ class Temporal(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _validation_as_test(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "test_quantile" in values:
+        if not isinstance(values, dict):
+            return values
+        for part in ("test", "valid"):
+            if {f"{part}_quantile", f"{part}_from"} <= values.keys():
+                raise ValueError(f"{part}_quantile and {part}_from are one cut: remove one of them")
+        if "test_quantile" in values:
             return {"valid_quantile": values["test_quantile"]} | values
         return values
 

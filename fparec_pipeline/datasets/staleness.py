@@ -19,7 +19,13 @@ from typing import Any
 
 from fparec_pipeline.config import Dataset
 from fparec_pipeline.datasets.files import atomic, digest
-from fparec_pipeline.datasets.sources import RawDataError, RawFile, raw_files, raw_in_place
+from fparec_pipeline.datasets.sources import (
+    RawDataError,
+    RawFile,
+    other_address,
+    raw_files,
+    raw_in_place,
+)
 from fparec_pipeline.paths import DataRoot
 
 SPLITS_VERSION = 1  # raised by hand when the same file and configuration give other splits
@@ -101,6 +107,8 @@ def outdated(name: str, dataset: Dataset, data: DataRoot, stats: dict[str, Any])
         keys = [key for key in now.keys() | before.keys() if before.get(key) != now.get(key)]
         return f"in datasets.toml other values hold for: {', '.join(sorted(keys))}"
     try:
+        if address := other_address(name, dataset, data):
+            return f"their raw file is from {address}, and datasets.toml names another address"
         raw = raw_in_place(name, dataset, data)
         files = raw_files(raw) if raw else []
         seen = traces(files, data)

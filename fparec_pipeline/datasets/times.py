@@ -51,6 +51,7 @@ CALENDAR = (  # first, last, what goes behind, the format of all that; as times 
 DAY_S = 86_400
 
 YEAR = r"^\d{4}"  # chrono's %Y takes fewer digits too
+YEAR_1000 = (datetime.date(1000, 1, 1) - datetime.date(1970, 1, 1)).days * DAY_S * MICRO
 UTC_WORDS = ("UTC", "utc", "GMT", "z")
 ZONES = ("%z", "%:z", "%::z", "%#z", "%+")
 FORMS = (  # once T is a blank, a comma a point, a slash a hyphen and a word for UTC is Z
@@ -123,6 +124,7 @@ def understood(text: pl.Expr, time_format: str | None = None) -> pl.Expr:
         body.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us"),
         body.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us"),
     )
+    moment = pl.when(moment >= YEAR_1000).then(moment)  # of 01.12.19 %Y makes the year 19
     try:
         pl.Series([""]).str.to_datetime(form, time_unit="us", strict=False)
         pl.Series([""]).str.to_date(form, strict=False)

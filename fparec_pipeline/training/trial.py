@@ -303,8 +303,8 @@ def resume_or_begin(folder: Path, new: Attempt) -> Attempt:
     resumed = _resumed(begun, new, epoch)
     if resumed and resumed[-1].epoch == epoch:
         logger.warning(
-            "%s goes on %s. That is not what began it: its numbers may differ from those of a trial "
-            "that was not interrupted. Its record says so.",
+            "%s goes on %s. That is not what began it: its numbers may differ from those of a "
+            "trial that was not interrupted. Its record says so.",
             begun.id,
             resumed[-1].words,
         )

@@ -301,8 +301,9 @@ def test_linked_folders_and_partitions_with_an_underscore_are_read_and_empty_fil
 def test_a_table_format_that_keeps_dead_files_is_refused(inside, name, tmp_path):
     (tmp_path / "orders" / inside).mkdir(parents=True)
     (tmp_path / "orders" / "a.csv").write_text(text_of(LOG))
-    with pytest.raises(DatasetError, match=f"is a {name} table.*Export"):
-        read(tmp_path / "orders")
+    for address in ("orders", "orders/*.csv", "*/*.csv"):
+        with pytest.raises(DatasetError, match=f"is a {name} table.*Export"):
+            read(tmp_path / address)
 
 
 def test_a_pattern_that_is_none_is_refused_by_name(tmp_path):
@@ -626,6 +627,13 @@ def test_which_part_of_a_short_date_is_the_year_is_not_guessed(form, tmp_path):
         read(path)
     found = read(path, time_format=form)
     assert found.unit.moment(found.span[0]).startswith("2020-09-")
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%{} %H:%M", "%{}-%m-%d"])
+def test_a_short_year_is_no_long_one(form, tmp_path):
+    path = written(tmp_path, text_of(LOG, time=lambda t: moment(t, form.format("y"))))
+    with pytest.raises(DatasetError, match="not as `time_format` says"):
+        read(path, time_format=form.format("Y"))
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S.%f", "%s.%f"])

@@ -217,6 +217,27 @@ def test_without_a_published_checksum_it_is_recorded_with_a_warning(server, data
         fetch_raw("shop", dataset, data)
 
 
+def test_a_new_address_of_the_same_file_name_is_fetched(server, data):
+    may, june = (shop(f"{server.url}/{month}", hash=None) for month in ("may", "june"))
+    fetch_raw("shop", may, data)
+    server.answers = [404]
+    with pytest.raises(RawDataError, match="the file in place: it is from .*/may/data/shop"):
+        fetch_raw("shop", june, data)
+    assert (data.raw("shop") / "shop.txt").read_bytes() == CONTENT  # nothing is lost
+    assert fetch_raw("shop", may, data).read_bytes() == CONTENT
+    server.answers = ["wrong"]
+    for _ in range(2):
+        assert fetch_raw("shop", june, data).read_bytes() == b"other"
+    assert [path.split("/")[1] for path in server.paths] == ["may", "june", "june"]
+
+
+def test_a_file_whose_checksum_is_known_or_that_was_placed_is_not_fetched_again(server, data):
+    fetch_raw("shop", shop(f"{server.url}/may", hash=None), data)
+    for changes in ({}, {"hash": None, "manual": True}):
+        fetch_raw("shop", shop(f"{server.url}/june", **changes), data)
+    assert server.paths == ["/may/data/shop.txt"]
+
+
 @pytest.mark.parametrize("answer", ["good", "wrong", 503])
 def test_the_password_of_an_address_reaches_the_server_and_nobody_else(
     answer, server, data, caplog, capsys

@@ -44,7 +44,7 @@ OPEN_QUOTE = "a line break in user, item or time, or a quote that is left open"
 NO_TEXT = "bytes that are no UTF-8"
 FATAL = (OPEN_QUOTE, NO_TEXT)
 FIELDS = "wrong number of fields"
-NO_TIME = "the time is neither a number nor an ISO date"
+NO_TIME = "the time is neither a number nor an ISO date, or not as `time_format` says"
 BOM = "\ufeff"
 # What Polars raises on files that it cannot read; a panic of its Rust code is no `Exception`.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
