@@ -190,10 +190,8 @@ def test_a_run_that_another_machine_went_on_with_says_from_where_on(tracker, cli
     attempt = make_attempt(config, "beauty", "fparec", 0)
     other = {"epoch": 2, "commit": "d" * 40, "versions": {"torch": "2.11.0"}, "hardware": "a GPU"}
     changed = make_attempt(config, "beauty", "fparec", 0, resumed=[other])
-    for each, told in (
-        (attempt, None),
-        (changed, f"from epoch 2: commit {'d' * 40}, torch 2.11.0, a GPU"),
-    ):
+    words = f"from epoch 2: commit {'d' * 40}, torch 2.11.0, a GPU"
+    for each, told in ((attempt, None), (changed, words), (attempt, None)):
         run_id = tracker.sync_trial(write_finished(data, each))
         assert client.get_run(run_id).data.tags.get("resumed") == told
 
@@ -303,6 +301,19 @@ def test_another_data_roots_runs_are_left_alone(tracker, client, data, config):
     assert client.get_run(run_id).data.tags["superseded"] == "false"
     other.sync_all([folder])
     assert status(client, run_id) == "KILLED"
+
+
+def test_two_data_roots_have_a_run_each_of_a_trial_that_both_imported(
+    tracker, client, data, config
+):
+    theirs = DataRoot(data.root / "another")
+    attempt = make_attempt(config, "beauty", "fparec", 0, published=True)
+    runs = [
+        each.sync_trial(write_finished(root, attempt))
+        for each, root in ((tracker, data), (Tracker(tracker.uri, theirs), theirs))
+    ]
+    assert runs[0] != runs[1]
+    assert [client.get_run(run).data.tags["superseded"] for run in runs] == ["false", "false"]
 
 
 def test_a_trial_is_tagged_with_every_study_that_has_its_arm(tracker, client, data, config):

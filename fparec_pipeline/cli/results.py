@@ -155,7 +155,7 @@ def compare(
     elif found.sure:
         advice = "nothing: it is ahead of all"
     else:
-        advice = f"fparec run --study sequence_length --datasets {dataset}, other windows"
+        advice = f"other windows, with fparec run --study sequence_length --datasets {dataset}"
     console.print(f"To try next: {advice}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -44,6 +44,7 @@ FIGURES = {
     "figure_4": "Figure 4: handcrafted attention patterns",
 }
 ARMS = {"figure_1": ("sasrec",), "figure_3": ("parec", "fparec")}  # whose weights are shown
+LEARNED = ("positional", "factorized_positional")  # the mixers of Figure 3
 HANDCRAFTED = ("average", "linear_annealing", "exponential_annealing")
 HANDCRAFTED_WINDOWS = (50, 200)
 SEED = 0
@@ -205,6 +206,8 @@ def _column(name: str, title: str, trial: Trial, config: Config, data: DataRoot)
         return [Panel(title, None, f"{trial.id} has no position embedding.")]
     if name == "figure_1":
         return [Panel(title, position_correlation(weights["position_embedding"]))]
+    if trial.hyperparameters.mixer not in LEARNED:  # of these names there may be others' mixers
+        return [Panel(title, None, f"{trial.id} has no positional attention.")]
     return [
         Panel(f"{title}, layer {layer}", over_row_maximum(attention))
         for layer, attention in enumerate(learned_attention(trial, weights), start=1)

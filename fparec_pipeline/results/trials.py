@@ -27,12 +27,14 @@ from fparec_pipeline.training.metrics import NAMES
 from fparec_pipeline.training.record import (
     RECORD,
     Attempt,
+    Resumed,
     TrialCorrupt,
     TrialRecord,
     is_locked,
     read_attempt,
     read_record,
     trial_folders,
+    versions_in_words,
     write_parquet,
 )
 
@@ -63,6 +65,7 @@ SCHEMA: dict[str, Any] = {
     "device": pl.String,
     "hardware": pl.String,  # one after the other (THEN), where a trial was resumed by another
     "commit": pl.String,  # as hardware
+    "versions": pl.String,  # as hardware
     "finished": pl.String,
     "hyperparameters": pl.String,  # JSON
 } | dict.fromkeys(METRICS, pl.Float64)
@@ -219,9 +222,12 @@ def _readable_record(folder: Path) -> TrialRecord | None:
 def _row(record: TrialRecord, stale: bool) -> dict[str, Any]:
     values = record.model_dump() | {"stale": stale} | record.metrics
     values["hyperparameters"] = json.dumps(record.hyperparameters)
-    for name in ("hardware", "commit"):
-        each = (record, *record.resumed)
-        values[name] = THEN.join(dict.fromkeys(getattr(one, name) for one in each))
+    makers: list[TrialRecord | Resumed] = [record, *record.resumed]
+    values["hardware"] = THEN.join(dict.fromkeys(maker.hardware for maker in makers))
+    values["commit"] = THEN.join(dict.fromkeys(maker.commit for maker in makers))
+    values["versions"] = THEN.join(
+        dict.fromkeys(versions_in_words(maker.versions) for maker in makers)
+    )
     return {name: values.get(name) for name in SCHEMA}
 
 

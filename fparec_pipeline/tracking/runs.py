@@ -311,7 +311,7 @@ class Tracker:
     def _sync(self, client: "MlflowClient", view: TrialView, extra_tags: Mapping[str, str]) -> str:
         tags = self._tags(view)
         with self.alone():  # two processes that sync one trial must not make two runs
-            identity = {key: tags[key] for key in TRIAL_KEYS}
+            identity = {key: tags[key] for key in TRIAL_KEYS} | {"origin": self.origin}
             runs = {
                 run.data.tags["attempt"]: run for run in self.runs(client, EXPERIMENT, identity)
             }
@@ -529,7 +529,7 @@ def _note(attempt: Attempt) -> str:
 def _untag(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
     """Take away what the run's new tags say no longer: studies left, having been superseded."""
     old = run.data.tags
-    gone = {key for key in old if key.startswith("study.")} - tags.keys()
+    gone = {key for key in old if key.startswith("study.") or key == "resumed"} - tags.keys()
     if tags.get("superseded") == "false" and "superseded_by" in old:
         gone.add("superseded_by")
     for key in gone:

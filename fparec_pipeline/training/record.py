@@ -79,20 +79,22 @@ class TrialLocked(RuntimeError):
 
 
 class Resumed(BaseModel):
-    """From where on a trial was trained by other code, other versions or another machine."""
+    """From where on a trial was trained by other code, versions, hardware, or in another stack."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epoch: int  # the first one
+    epoch: int  # the first one; one more than there are, where only the ranks were left to do
     commit: str
     versions: dict[str, str]
     hardware: str
+    stacked: int = 1
 
     @property
     def words(self) -> str:
         """For a reader: "from epoch 58: commit 58b3a7a, torch 2.13.0+cpu, a processor"."""
-        versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
-        return f"from epoch {self.epoch}: commit {self.commit}, {versions}, {self.hardware}"
+        made_by = [f"commit {self.commit}", versions_in_words(self.versions), self.hardware]
+        stack = [f"a stack of {self.stacked}"] if self.stacked > 1 else []
+        return f"from epoch {self.epoch}: {', '.join(made_by + stack)}"
 
 
 class Attempt(BaseModel):
@@ -114,11 +116,12 @@ class Attempt(BaseModel):
     commit: str
     versions: dict[str, str]
     hardware: str
-    device: str
+    device: str  # where it ended, or trains now
     stacked: int = 1  # how many seeds were trained as one batch of models
     block_parts: int = 1  # 2: memory ran out once, and blocks have half their size since
     started: str  # ISO 8601, UTC
-    resumed: tuple[Resumed, ...] = ()  # empty: all of it by the commit, versions and hardware above
+    # Empty (then it does not stand in the file): all was made by what stands above.
+    resumed: tuple[Resumed, ...] = Field((), exclude_if=lambda resumed: not resumed)
     published: bool = False  # imported from published results, not trained here
     checksum: str = ""  # the seal of the JSON file, set by `write_sealed`
 
@@ -386,9 +389,11 @@ def checkpoint_history(folder: Path) -> pl.DataFrame:
 
 
 def _corrupt(folder: Path, problem: str) -> TrialCorrupt:
+    is_trial = folder.name.startswith("seed=")  # a champion's folder has another name
+    again = f"`{TrialId.of(folder).command}`" if is_trial else "the same command"
     return TrialCorrupt(
-        f"{problem} Delete the folder {folder}, or bring back an intact copy of it; then "
-        f"`{TrialId.of(folder).command}` trains what is missing."
+        f"{problem} Delete the folder {folder}, or bring back an intact copy of it; then {again} "
+        "trains what is missing."
     )
 
 
@@ -417,6 +422,11 @@ def versions() -> dict[str, str]:
     """The versions of what a trial's numbers depend on."""
     packages = ("fparec_pipeline", "torch", "numpy", "polars")
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+
+
+def versions_in_words(versions: dict[str, str]) -> str:
+    """ "python 3.11.7, torch 2.13.0+cpu" and so on."""
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
 def hardware(device: str = "cpu") -> str:

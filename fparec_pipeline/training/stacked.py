@@ -45,7 +45,6 @@ from fparec_pipeline.training.metrics import metrics_from_ranks
 from fparec_pipeline.training.record import (
     Attempt,
     TrialRecord,
-    checkpoint_history,
     lock_trial,
     read_record,
 )
@@ -57,6 +56,7 @@ from fparec_pipeline.training.trial import (
     choose_device,
     diverged,
     ended,
+    epochs_kept,
     new_attempt,
     next_folder,
     outcome_of,
@@ -286,28 +286,29 @@ def run_stacked(
             if work != folder:
                 locks.enter_context(lock_trial(work))
             waiting.append((trial, work))
-        alone = _trains_alone(trials[0].hyperparameters, device)
-        size = 1 if alone else len(waiting)
-        seats = [
-            _Seat(trial, work, new_attempt(trial, splits, device, size), observers or {})
-            for trial, work in waiting
-        ]
         with _repeatable(device):
-            for stack in _stacks(seats, alone):
-                _StackedTraining(stack, splits).run()
-        for seat in seats:
-            adopt_finished(data.trial(*seat.trial.id))
-            records[seat.trial.seed] = seat.result()
+            for stack in _stacks(waiting, splits, device):
+                seats = [
+                    _Seat(trial, work, new_attempt(trial, splits, device, len(stack)), observers)
+                    for trial, work in stack
+                ]
+                _StackedTraining(seats, splits).run()
+                for seat in seats:
+                    adopt_finished(data.trial(*seat.trial.id))
+                    records[seat.trial.seed] = seat.result()
     return [records[trial.seed] for trial in trials]
 
 
-def _stacks(seats: Sequence["_Seat"], alone: bool) -> list[list["_Seat"]]:
-    """Seats that train together: each by itself, or those whose checkpoints are of one epoch."""
-    if alone:
-        return [[seat] for seat in seats]
-    by_epoch: dict[int, list[_Seat]] = {}
-    for seat in seats:
-        by_epoch.setdefault(checkpoint_history(seat.folder).height, []).append(seat)
+def _stacks(
+    waiting: Sequence[tuple[Trial, Path]], splits: Splits, device: str
+) -> list[list[tuple[Trial, Path]]]:
+    """What trains together: each by itself, or those whose checkpoints are of one epoch."""
+    if waiting and _trains_alone(waiting[0][0].hyperparameters, device):
+        return [[each] for each in waiting]
+    by_epoch: dict[int, list[tuple[Trial, Path]]] = {}
+    for trial, folder in waiting:
+        kept = epochs_kept(folder, trial.fingerprint(splits.stats["data_hash"]))
+        by_epoch.setdefault(kept, []).append((trial, folder))
     return list(by_epoch.values())
 
 
@@ -354,11 +355,15 @@ class _Seat:
     """One seed of a stack: its folder, its state, and in the end its record."""
 
     def __init__(
-        self, trial: Trial, folder: Path, attempt: Attempt, observers: Mapping[int, Observer]
+        self,
+        trial: Trial,
+        folder: Path,
+        attempt: Attempt,
+        observers: Mapping[int, Observer] | None,
     ) -> None:
         self.trial, self.folder = trial, folder
         self.attempt = resume_or_begin(folder, attempt)
-        self.observer = observers.get(trial.seed) or Silent()
+        self.observer = (observers or {}).get(trial.seed) or Silent()
         self.state = TrainingState()
         self.record: TrialRecord | None = None
 

@@ -92,7 +92,7 @@ T = TypeVar("T")
 
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints at least
 CHECKPOINT_SHARE = 0.05  # of the time goes into them at most: a large one is written more rarely
-PROVENANCE = ("commit", "versions", "hardware")  # the same bits need the same
+PROVENANCE = ("commit", "versions", "hardware", "stacked")  # the same bits need the same
 LEARNED_LOGITS = ("R", "R1", "R2")  # of equations 6 and 7
 
 
@@ -287,45 +287,45 @@ def new_attempt(trial: Trial, splits: Splits, device: str, stacked: int = 1) -> 
     )
 
 
-def resume_or_begin(folder: Path, new: Attempt) -> Attempt:
-    """The folder's attempt, if its checkpoint is of such a trial; else `new`, begun.
-
-    Where it goes on with another commit, other versions or on another machine, its record will say
-    from which epoch on.
+def epochs_kept(folder: Path, fingerprint: str) -> int:
+    """Of how many epochs of such a trial the folder has a checkpoint.
 
     Raises:
         TrialCorrupt: the attempt or its checkpoint is damaged.
     """
     begun = read_attempt(folder)
-    if begun is None or not _is_resumable(begun, new) or not (folder / CHECKPOINT).exists():
+    alike = begun is not None and begun.fingerprint == fingerprint
+    return checkpoint_history(folder).height if alike else 0
+
+
+def resume_or_begin(folder: Path, new: Attempt) -> Attempt:
+    """The folder's attempt, if it has a checkpoint of such a trial; else `new`, begun.
+
+    Where it goes on by another commit, with other versions, on another machine or device, or in
+    another stack, its record will say so.
+
+    Raises:
+        TrialCorrupt: the attempt or its checkpoint is damaged.
+    """
+    begun, kept = read_attempt(folder), epochs_kept(folder, new.fingerprint)
+    if begun is None or not kept:
         return begin_attempt(folder, new)
-    epoch = checkpoint_history(folder).height + 1
-    resumed = _resumed(begun, new, epoch)
-    if resumed and resumed[-1].epoch == epoch:
+    resumed = _resumed(begun, new, kept + 1)
+    if resumed and resumed[-1].epoch == kept + 1:
         logger.warning(
             "%s goes on %s. That is not what began it: its numbers may differ from those of a "
             "trial that was not interrupted. Its record says so.",
             begun.id,
             resumed[-1].words,
         )
-    if resumed == begun.resumed:
-        return begun
-    return write_sealed(folder / ATTEMPT, begun.model_copy(update={"resumed": resumed}))
-
-
-def _is_resumable(begun: Attempt, new: Attempt) -> bool:
-    """Of the same fingerprint and device, and of as large a stack or a larger one.
-
-    The record will say of how many seeds the stack was that trained the epochs so far.
-    """
-    alike = (begun.fingerprint, begun.device) == (new.fingerprint, new.device)
-    return alike and begun.stacked >= new.stacked
+    attempt = begun.model_copy(update={"resumed": resumed, "device": new.device})
+    return begun if attempt == begun else write_sealed(folder / ATTEMPT, attempt)
 
 
 def _resumed(begun: Attempt, new: Attempt, epoch: int) -> tuple[Resumed, ...]:
     """`begun.resumed` as it is once `new` trains from `epoch` on."""
     earlier = tuple(each for each in begun.resumed if each.epoch < epoch)
-    here = Resumed(epoch=epoch, commit=new.commit, versions=new.versions, hardware=new.hardware)
+    here = Resumed(epoch=epoch, **{name: getattr(new, name) for name in PROVENANCE})
     last = earlier[-1] if earlier else begun
     same = all(getattr(last, name) == getattr(here, name) for name in PROVENANCE)
     return earlier if same else (*earlier, here)

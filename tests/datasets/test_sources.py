@@ -221,7 +221,7 @@ def test_a_new_address_of_the_same_file_name_is_fetched(server, data):
     may, june = (shop(f"{server.url}/{month}", hash=None) for month in ("may", "june"))
     fetch_raw("shop", may, data)
     server.answers = [404]
-    with pytest.raises(RawDataError, match="the file in place: it is from .*/may/data/shop"):
+    with pytest.raises(RawDataError, match=r"the file in place: it is from .*/may/data/shop"):
         fetch_raw("shop", june, data)
     assert (data.raw("shop") / "shop.txt").read_bytes() == CONTENT  # nothing is lost
     assert fetch_raw("shop", may, data).read_bytes() == CONTENT

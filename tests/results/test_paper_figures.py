@@ -96,6 +96,16 @@ def test_elsewhere_they_show_the_datasets_own(config):
     assert (trial.arm, trial.hyperparameters.n) == ("sasrec", 6)
 
 
+def test_another_mixer_of_the_papers_name_is_a_gap(data, config):
+    with (data.root / "models.toml").open("a") as file:
+        file.write('[fparec]\nmixer = "average"\n')
+    config = load_config(data)
+    finish(data, config, "parec", weights=random_weights("parec", 6))
+    finish(data, config, "fparec", weights={})
+    notes = draw("figure_3", "beauty", config, data).notes
+    assert any("beauty/fparec/seed=0 has no positional attention." in note for note in notes)
+
+
 def test_figures_are_drawn_and_written_as_png_and_svg(data, config):
     for arm in ("sasrec", "parec", "fparec"):
         finish(data, config, arm, weights=random_weights(arm, 6))

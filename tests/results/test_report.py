@@ -219,7 +219,8 @@ def test_each_trial_says_how_it_was_made(data):
 
 
 def test_a_trial_that_another_machine_went_on_with_names_both(data):
-    other = {"epoch": 2, "commit": "d" * 40, "versions": {}, "hardware": "another processor"}
+    other = {"epoch": 2, "commit": "d" * 40, "hardware": "another processor"}
+    other["versions"] = {"torch": "2.11.0"}
     attempt = make_attempt(load_config(data), "beauty", "fparec", 0, resumed=[other])
     write_finished(data, attempt)
     html = html_of(data)
@@ -227,6 +228,7 @@ def test_a_trial_that_another_machine_went_on_with_names_both(data):
     assert f"<td>{short}</td>" in html
     assert f"Trained by commits {short.replace('then ', '')}." in html
     assert ">a processor, 2 cores, then another processor<" in html
+    assert ">python 3.11, then torch 2.11.0<" in html
 
 
 def test_it_is_written_to_the_results_and_equal_trials_give_equal_bytes(data):

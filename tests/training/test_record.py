@@ -16,6 +16,7 @@ from fparec_pipeline.training.record import (
     RECORD,
     TrialCorrupt,
     TrialLocked,
+    checkpoint_history,
     commit,
     is_locked,
     lock_trial,
@@ -180,3 +181,18 @@ def test_provenance_names_commit_and_versions():
         assert commit().removesuffix("-dirty") == answer.stdout.strip()
     assert versions()["polars"] == pl.__version__
     assert versions()["python"] == ".".join(str(part) for part in sys.version_info[:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("seed=3", "fparec run --datasets beauty --models fparec --seeds 3"),
+        ("3f", "the same command"),
+    ],
+)
+def test_what_makes_a_damaged_checkpoint_anew_is_named(tmp_path, name, again):
+    folder = tmp_path / "beauty" / "fparec" / name  # of a champion it is a hash
+    folder.mkdir(parents=True)
+    (folder / CHECKPOINT).write_bytes(b"damaged")
+    with pytest.raises(TrialCorrupt, match=rf"{CHECKPOINT} is no checkpoint.*{again}"):
+        checkpoint_history(folder)

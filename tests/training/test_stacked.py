@@ -206,6 +206,7 @@ def test_seeds_at_different_epochs_go_on_as_stacks_of_their_own(data, always_due
     assert [told[seed].told for seed in SEEDS] == [[3, 4], [2, 3, 4], [2, 3, 4]]
     assert [record.epochs for record in records] == [4, 4, 4]
     assert [record.stacked for record in records] == [3, 3, 3]
+    assert [[each.stacked for each in record.resumed] for record in records] == [[1], [2], [2]]
 
 
 def alone(trial, splits, data, *, device, observer=None):
@@ -222,6 +223,17 @@ def test_a_seed_of_a_killed_stack_goes_on_alone(data, always_due, train):
     epochs = Epochs()
     record = train(trials[2], splits, data, device="cpu", observer=epochs)
     assert (epochs.told, record.stacked) == ([3, 4], 3)
+
+
+def test_a_trial_that_was_begun_alone_goes_on_alone_beside_a_stack(data, always_due):
+    trials, splits = seeds_of(dropout=0.2, max_epochs=4), tiny_splits()
+    with pytest.raises(Killed):
+        alone(trials[0], splits, data, device="cpu", observer=KilledAt(2))
+    told = {seed: Epochs() for seed in SEEDS}
+    records = run_stacked(trials, splits, data, device="cpu", observers=told)
+    assert [told[seed].told for seed in SEEDS] == [[3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]
+    assert [record.stacked for record in records] == [1, 2, 2]
+    assert not any(record.resumed for record in records)
 
 
 def test_a_stack_does_not_take_over_what_a_single_trial_left(data):

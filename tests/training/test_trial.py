@@ -32,11 +32,13 @@ from fparec_pipeline.training.record import (
     HISTORY,
     LISTS,
     RANKS,
+    RECORD,
     WEIGHTS,
     TrialLocked,
     read_attempt,
     read_record,
     view_trial,
+    write_sealed,
 )
 from fparec_pipeline.training.trial import (
     Silent,
@@ -284,6 +286,26 @@ def test_a_trial_that_another_commit_or_machine_goes_on_with_says_so(
     for each, message in zip(record.resumed, caplog.messages[1:], strict=True):
         assert message.startswith(f"tiny/fparec/seed=0 goes on {each.words}. ")
     assert read_attempt(folder_of(trial, data)).resumed == record.resumed
+
+
+def test_a_trial_that_a_gpu_began_goes_on_where_there_is_none(data, always_due, monkeypatch):
+    trial, splits = tiny_trial(max_epochs=4), tiny_splits()
+    folder = folder_of(trial, data)
+    with pytest.raises(Stopped):
+        run(trial, splits, data, observer=stop_at(3))
+    gpu = {"device": "cuda", "hardware": "a processor, a GPU"}
+    write_sealed(folder / ATTEMPT, read_attempt(folder).model_copy(update=gpu))
+    watch = Watch()
+    record = run(trial, splits, data, observer=watch)
+    assert watch.epochs == [3, 4]
+    assert (record.device, record.hardware) == ("cpu", "a processor, a GPU")
+    assert [each.epoch for each in record.resumed] == [3]
+
+
+def test_a_record_names_no_other_machine_where_there_was_none(data):
+    """Nor has its file a key that older versions of this package do not know."""
+    run(tiny_trial(), tiny_splits(), data)
+    assert "resumed" not in json.loads((folder_of(tiny_trial(), data) / RECORD).read_text())
 
 
 def test_an_attempt_without_an_epoch_is_begun_anew(data, monkeypatch):
