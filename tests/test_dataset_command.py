@@ -111,6 +111,14 @@ def test_add_writes_no_entry_that_others_could_not_read(root, tmp_path):
     assert not (root / "datasets.toml").exists()
 
 
+def test_add_keeps_the_name_of_a_link_which_may_lead_elsewhere_tomorrow(root, tmp_path):
+    dated = exported(tmp_path / "2024-05-01.csv", header=("user", "t", "item", "time"))
+    (tmp_path / "orders.csv").symlink_to(dated)
+    assert fparec("add", tmp_path / "orders.csv", "--yes").exit_code == 0
+    source = load_config(DataRoot(root)).datasets["orders"].active_source
+    assert source.address == str(tmp_path / "orders.csv")
+
+
 def test_add_writes_through_a_link(root, tmp_path):
     (tmp_path / "mine.toml").write_text("[beauty]\ncore = 5\n")
     (root / "datasets.toml").symlink_to(tmp_path / "mine.toml")

@@ -4,6 +4,7 @@ Here belong the questions and what is printed. Guessing and reading a file belon
 """
 
 import json
+import os
 import re
 import sys
 import tomllib
@@ -79,7 +80,7 @@ def add(
 
     data = DataRoot.default().writable()
     config = load_config(data)
-    path = file.expanduser().resolve()
+    path = Path(os.path.abspath(file.expanduser()))  # noqa: PTH100, a link may name another tomorrow
     if not path.exists():
         raise ConfigError(f"There is no file {path}.")
     if not str(path).isprintable():  # of bytes that are no UTF-8, or with a line break

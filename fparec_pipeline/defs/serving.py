@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import polars as pl
 
 from fparec_pipeline.config import Config
 from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.datasets.sources import is_downloaded
 from fparec_pipeline.datasets.splits import read_splits, statistics_on_disk
+from fparec_pipeline.defs.automation import in_progress
 from fparec_pipeline.defs.data import splits_are_current
 from fparec_pipeline.defs.failures import explained
 from fparec_pipeline.defs.news import News
@@ -62,6 +64,7 @@ class RecommendConfig(dg.Config):
     history: str = ""
     allow: str = ""
     block: str = ""
+    as_before: bool = False  # as the file that is there was made; nothing above counts then
 
 
 def _by_dataset(config: Config, **own: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
@@ -275,6 +278,7 @@ def _recommendations_asset(config: Config) -> dg.AssetsDefinition:
             columns_of,
             prepare,
             problems,
+            wish_before,
             write_recommendations,
         )
         from fparec_pipeline.serving.champion import load_champion
@@ -287,10 +291,12 @@ def _recommendations_asset(config: Config) -> dg.AssetsDefinition:
             allow=_path(config.allow),
             block=_path(config.block),
         )
+        target = data.recommendations(dataset)
+        if config.as_before:
+            wish = wish_before(target)
         model = load_champion(dataset, data)
         columns = columns_of(settings.datasets[dataset].active_source)
         prepared = prepare(model, data.splits(dataset), wish, columns)
-        target = data.recommendations(dataset)
         summary = write_recommendations(model, prepared, wish, target)
         found = problems(target, model, prepared, wish)
         metadata: dict[str, Any] = {
@@ -338,7 +344,12 @@ def refresh_job() -> AssetJob:
     return dg.define_asset_job(
         REFRESH,
         selection=["raw", "splits", "references", "champion", "recommendations"],
-        config={"ops": {"champion": {"config": {"refresh": True}}}},
+        config={
+            "ops": {
+                "champion": {"config": {"refresh": True}},
+                "recommendations": {"config": {"as_before": True}},
+            }
+        },
         description="Makes the splits again from newer data, trains the champion's arm on them, "
         "promotes it unless it is significantly worse on the new validation, and recommends.",
     )
@@ -362,7 +373,9 @@ def refresh_schedule(config: Config, job: AssetJob) -> dg.ScheduleDefinition:
         changed = changed_datasets(config, workspace.data)
         if not changed:
             yield dg.SkipReason("No dataset with a champion has newer data.")
-        for dataset in changed:
+        going = context.instance.get_runs(dg.RunsFilter(job_name=REFRESH, statuses=in_progress()))
+        busy = {run.tags.get("dagster/partition") for run in going}  # since the night before
+        for dataset in (name for name in changed if name not in busy):
             tick = context.scheduled_execution_time.isoformat()
             yield dg.RunRequest(run_key=f"{tick}/{dataset}", partition_key=dataset)
 
@@ -390,9 +403,13 @@ def changed_datasets(config: Config, data: DataRoot) -> list[str]:
 
 def _is_behind(dataset: str, data: DataRoot) -> bool:
     """Whether a run that failed has left splits that are newer than the champion."""
-    from fparec_pipeline.serving.champion import read_champion, read_pointer
+    from fparec_pipeline.serving.champion import names_hash, read_champion, read_pointer
 
     pointer, champion = read_pointer(dataset, data), read_champion(dataset, data)
-    settled = (champion.data_hash, pointer.refused if pointer else None)
     stats = statistics_on_disk(data.splits(dataset))
-    return stats is not None and stats["data_hash"] not in settled
+    if stats is None or (pointer and stats["data_hash"] == pointer.refused):
+        return False
+    if stats["data_hash"] != champion.data_hash:
+        return True
+    names = names_hash(pl.read_parquet(data.splits(dataset) / "items.parquet"))
+    return champion.names not in ("", names)

@@ -27,8 +27,7 @@ def serve_model(data: DataRoot, dataset: str, port: int) -> int:
     command = [str(servers.SCRIPTS / "mlflow"), "models", "serve"]
     command += ["-m", f"models:/{model_name(dataset)}@{CHAMPION}", "--env-manager", "local"]
     command += ["-h", servers.HOST, "-p", str(port), "--workers", "1"]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, servers.interrupt)
+    servers.interrupt_at_the_end()
     # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
     try:

@@ -23,6 +23,7 @@ from fparec_pipeline.tracking import PAGE, Medians, Tracker
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that is closed
 SCRIPTS = Path(sys.executable).parent  # with `dagster`, `mlflow` and what these start by name
 
 
@@ -77,8 +78,7 @@ def serve(
     mlflow = [str(SCRIPTS / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--workers", "1"]
     commands = [dagster] if remote else [dagster, mlflow]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    interrupt_at_the_end()
     servers: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
@@ -128,14 +128,20 @@ def with_scripts() -> dict[str, str]:
     return os.environ | {"PATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PATH", "")])}
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler that raises KeyboardInterrupt."""
+def interrupt_at_the_end() -> None:
+    """Whatever is to end this process raises KeyboardInterrupt, so that it ends its servers too."""
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def end(servers: list[subprocess.Popen[bytes]]) -> None:
     """Interrupt the servers, and kill what is left of their sessions after GRACE_SECONDS."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave one behind
     for server in servers:
         if server.poll() is None:

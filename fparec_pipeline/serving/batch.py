@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
     [("user", pa.string()), ("rank", pa.uint16()), ("item", pa.string()), ("score", pa.float32())]
 )
 
+WISHED_FILES = ("history", "allow", "block")  # of a wish for all users
+
 OnBlock = Callable[[int, int], None]  # told how many users are done, and how many there are
 
 
@@ -99,6 +101,11 @@ def prepare(model: PackedModel, splits: Path, wish: Wish, columns: Columns) -> P
     """
     if not 1 <= wish.k <= MOST_ITEMS:
         raise NothingToRecommend(f"{wish.k} items a user: it must be 1 to {MOST_ITEMS:,}.")
+    if not (splits / "users.parquet").exists():
+        raise NothingToRecommend(
+            f"{splits} is not there, and the users' histories are those of the splits. `fparec run "
+            f"--datasets {splits.name}` makes them."
+        )
     known = model.items.select("item", "source_id")
     histories = from_splits(splits, known)
     newer = [from_file(wish.history, known, columns, histories.users)] if wish.history else []
@@ -152,6 +159,7 @@ def write_recommendations(
     histories, pool = prepared.histories, prepared.candidates
     facts = {name: model.facts.get(name) for name in ("dataset", "model", "fingerprint")}
     facts |= {"k": wish.k, "exclude_seen": wish.exclude_seen}
+    facts |= {name: str(path) for name in WISHED_FILES if (path := getattr(wish, name))}
     schema = SCHEMA.with_metadata({METADATA: json.dumps(facts)})
     rows = by_popularity = fewer = 0
     recommended = np.zeros(len(model.names) + 1, bool)
@@ -190,7 +198,7 @@ def write_recommendations(
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What a file of recommendations says of itself: dataset, model, fingerprint, k, exclude_seen.
+    """What a file of recommendations says of itself: dataset, model, fingerprint, and its wish.
 
     Raises:
         NothingToRecommend: it is no such file.
@@ -200,6 +208,16 @@ def described(path: Path) -> dict[str, Any]:
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise NothingToRecommend(f"{path} holds no recommendations.") from error
     return dict(json.loads(facts))
+
+
+def wish_before(path: Path) -> Wish:
+    """What the recommendations in that file were made with; the defaults where there are none."""
+    try:
+        facts = described(path)
+    except NothingToRecommend:
+        return Wish()
+    files = {name: Path(facts[name]) for name in WISHED_FILES if name in facts}
+    return Wish(facts["k"], facts["exclude_seen"], **files)
 
 
 def problems(path: Path, model: PackedModel, prepared: Prepared, wish: Wish) -> list[str]:

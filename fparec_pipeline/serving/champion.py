@@ -18,16 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fparec_pipeline.config import Config, Trial
 from fparec_pipeline.datasets.files import CHECKSUM, DatasetError, seal, write_atomically
-from fparec_pipeline.datasets.splits import Splits
+from fparec_pipeline.datasets.splits import Splits, SplitsError
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.serving.choice import Choice, NoChampion
 from fparec_pipeline.serving.model import FACTS, ITEMS, WEIGHTS, PackedModel
-from fparec_pipeline.serving.refit import OnEpoch, refit, refit_fingerprint, whole
+from fparec_pipeline.serving.refit import OnEpoch, refit, whole
 from fparec_pipeline.training.record import (
     HISTORY,
     Attempt,
@@ -38,10 +39,12 @@ from fparec_pipeline.training.record import (
     read_record,
     sha256,
     write_json,
+    write_parquet,
     write_sealed,
 )
 from fparec_pipeline.training.trial import begin_attempt, new_attempt
 
+ITEM_NAMES = "items"  # a table of the splits
 CHOSEN = "chosen.safetensors"  # the weights that validation saw
 POINTER = "current.json"
 
@@ -73,6 +76,7 @@ class Champion(Attempt):
     finished: str
     seconds: float
     files: dict[str, str]  # name -> sha256
+    names: str = ""  # sha256 over the items' source ids; older records have none
 
 
 class Pointer(BaseModel):
@@ -108,6 +112,7 @@ def promote(
 
     Raises:
         NoChampion: the trial is not there, or without refit it has no weights.
+        SplitsError: the splits on disk are not those that were read.
         TrialLocked: another process refits it.
         TrialCorrupt: the trial or a checkpoint is damaged.
     """
@@ -117,14 +122,15 @@ def promote(
     chosen = read_record(folder_of_trial)
     if chosen is None or chosen.fingerprint != trial.fingerprint(splits.stats["data_hash"]):
         raise NoChampion(f"{choice.trial} is no finished trial of today's configuration and data.")
-    fingerprint = _fingerprint(chosen, with_refit)
+    items = _items(data.splits(dataset), splits)
+    fingerprint = champion_fingerprint(chosen, names_hash(items), with_refit)
     folder = data.champions(dataset) / fingerprint
     with lock_trial(folder):
         champion = _finished(folder)
         if champion is None:
             _keep_chosen(folder_of_trial, folder)
             champion = _make(
-                choice, trial, chosen, splits, folder, with_refit, device, on_epoch, data
+                choice, trial, chosen, splits, items, folder, with_refit, device, on_epoch
             )
         elif champion.choice != choice:  # the same weights, chosen anew against others
             champion = write_sealed(folder / FACTS, champion.model_copy(update={"choice": choice}))
@@ -223,10 +229,40 @@ def load_champion(dataset: str, data: DataRoot) -> PackedModel:
     return PackedModel.load(data.champions(dataset) / champion.fingerprint)
 
 
-def _fingerprint(chosen: TrialRecord, with_refit: bool) -> str:
-    if with_refit:
-        return refit_fingerprint(chosen.fingerprint, chosen.best_epoch)
-    return hashlib.sha256(f"packed {chosen.fingerprint}".encode()).hexdigest()[:16]
+def champion_fingerprint(chosen: TrialRecord, names: str, with_refit: bool) -> str:
+    """16 hex digits that no trial has: other content is hashed.
+
+    Args:
+        chosen: the trial.
+        names: `names_hash` of the items: weights say nothing of what the items are called.
+        with_refit: whether it is trained on all interactions.
+    """
+    made = {"refit_of": chosen.fingerprint, "epochs": chosen.best_epoch}
+    content = (made if with_refit else {"packed": chosen.fingerprint}) | {"names": names}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def names_hash(items: pl.DataFrame) -> str:
+    """sha256 over the column `source_id`, in the order of the items."""
+    names = items.sort("item")["source_id"].to_list()
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _items(folder: Path, splits: Splits) -> pl.DataFrame:
+    """Number, source id and how often it was chosen, of every item of the splits.
+
+    Raises:
+        SplitsError: the names in the folder are not those of these splits.
+    """
+    content = (folder / f"{ITEM_NAMES}.parquet").read_bytes()
+    if hashlib.sha256(content).hexdigest() != splits.stats["files"][f"{ITEM_NAMES}.parquet"]:
+        raise SplitsError(
+            f"{folder}: the splits were made again after they were read. Run the same command "
+            "again."
+        )
+    names = pl.read_parquet(content, columns=["item", "source_id"]).sort("item")
+    counts = np.bincount(whole(splits).train_items, minlength=names.height + 1)[1:]
+    return names.with_columns(count=pl.Series(counts, dtype=pl.UInt32))
 
 
 def _finished(folder: Path) -> Champion | None:
@@ -268,11 +304,11 @@ def _make(
     trial: Trial,
     chosen: TrialRecord,
     splits: Splits,
+    items: pl.DataFrame,
     folder: Path,
     with_refit: bool,
     device: str,
     on_epoch: OnEpoch | None,
-    data: DataRoot,
 ) -> Champion:
     """The finished folder, whose lock is held: weights, items, and the record last."""
     if with_refit:
@@ -286,7 +322,7 @@ def _make(
         attempt, seconds = _packed(trial, chosen, splits, folder), 0.0
         note = f"The weights and the scores are those of the trial {choice.trial}."
     n_items = whole(splits).n_items if with_refit else splits.n_items
-    _write_items(data.splits(choice.dataset), n_items, folder / ITEMS)
+    write_parquet(folder / ITEMS, items.filter(pl.col("item") <= n_items))
     names = [name for name in (WEIGHTS, ITEMS, HISTORY, CHOSEN) if (folder / name).exists()]
     champion = Champion(
         **attempt.model_dump(exclude={CHECKSUM}),
@@ -304,6 +340,7 @@ def _make(
         finished=now(),
         seconds=seconds,
         files={name: sha256(folder / name) for name in names},
+        names=names_hash(items),
     )
     return write_sealed(folder / FACTS, champion)
 
@@ -315,29 +352,11 @@ def _packed(trial: Trial, chosen: TrialRecord, splits: Splits, folder: Path) -> 
             f"{trial.id} has no weights here: published trials come without. Let it be refitted, "
             f"or train it: {trial.id.command} --retrain"
         )
-    attempt = new_attempt(trial, splits, "cpu").model_copy(
-        update={"fingerprint": _fingerprint(chosen, with_refit=False)}
-    )
+    attempt = new_attempt(trial, splits, "cpu").model_copy(update={"fingerprint": folder.name})
     written = begin_attempt(folder, attempt)
     with write_atomically(folder / WEIGHTS) as part:
         shutil.copyfile(folder / CHOSEN, part)
     return written
-
-
-def _write_items(splits: Path, n_items: int, target: Path) -> None:
-    """Number, source id and how often it was chosen, of the items that the network knows."""
-    parts = [pl.scan_parquet(splits / f"{part}.parquet") for part in ("train", "valid", "test")]
-    counts = pl.concat(part.select("item") for part in parts).group_by("item").len("count")
-    items = (
-        pl.scan_parquet(splits / "items.parquet")
-        .select("item", "source_id")
-        .join(counts, on="item", how="left", maintain_order="left")
-        .with_columns(pl.col("count").fill_null(0))
-        .filter(pl.col("item") <= n_items)
-        .sort("item")
-    )
-    with write_atomically(target) as part:
-        items.collect().write_parquet(part)
 
 
 def _point(data: DataRoot, dataset: str, fingerprint: str) -> None:

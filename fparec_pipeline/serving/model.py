@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fparec_pipeline.config import Hyperparameters
+from fparec_pipeline.config import ConfigError, Hyperparameters
+from fparec_pipeline.config.catalogue import code_of
 from fparec_pipeline.datasets.files import DatasetError
 from fparec_pipeline.models.networks import Network, build_network
 from fparec_pipeline.serving.topk import EXCLUDED, top_k
@@ -56,6 +57,23 @@ class Top:
     by_model: np.ndarray  # (u,) bool; False: the history was empty, popularity answered
 
 
+def read_network(h: Hyperparameters, n_items: int, weights: Path) -> Network:
+    """The network with these weights, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelUnusable: a part of one's own is not the code that these weights were trained with.
+    """
+    own = [name for name in (h.mixer, h.network, h.loss) if name and ":" in name]
+    if h.code and code_of(own) != h.code:
+        raise ModelUnusable(
+            f"{weights}: the code of {', '.join(own)} has changed since these weights were "
+            "trained. Bring it back, or train with the new code and promote again."
+        )
+    network = build_network(h, n_items)
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
 class PackedModel:
     """A network with its items, ready to be asked. Made by `load`."""
 
@@ -66,7 +84,7 @@ class PackedModel:
             items: `item` 1..n in order, `source_id`, and `count`: how often it was chosen.
             facts: the content of `champion.json`.
         """
-        self.network, self.items, self.facts = network.eval(), items, facts
+        self.network, self.items, self.facts = network, items, facts
         self.names = items["source_id"]
         self.everything = self._candidates(np.ones(items.height, bool))
 
@@ -85,9 +103,10 @@ class PackedModel:
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             items = pl.read_parquet(folder / ITEMS)
-            network = build_network(Hyperparameters(**facts["hyperparameters"]), items.height)
-            network.load_state_dict(load_file(folder / WEIGHTS))
+            h = Hyperparameters(**facts["hyperparameters"])
+            network = read_network(h, items.height, folder / WEIGHTS)
         except (
+            ConfigError,
             OSError,
             SafetensorError,
             ValueError,

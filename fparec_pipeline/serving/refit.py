@@ -4,15 +4,12 @@ Notable:
 * As many epochs as validation chose for the trial; no validation and no test, since both sets are
   trained on. Its record says whose scores it stands on.
 * The folder's rules are a trial's: an flock, `attempt.json`, checkpoints that are resumed to the
-  same bits, and a record, written last, with the checksums of its files. The fingerprint is that
-  of the trial with the number of epochs, so that it is none of a trial.
+  same bits, and a record, written last, with the checksums of its files.
 
 Here belongs the refit's folder and its end. A step and a batch are `training/`'s.
 """
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,12 +44,6 @@ from fparec_pipeline.training.trial import (
 OnEpoch = Callable[[Progress], None]
 
 
-def refit_fingerprint(trial_fingerprint: str, epochs: int) -> str:
-    """16 hex digits that no trial has: other content is hashed."""
-    content = {"refit_of": trial_fingerprint, "epochs": epochs}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def whole(splits: Splits) -> Splits:
     """The splits with every interaction among the training items, and no item cold any more."""
     each = np.arange(splits.n_users + 1)  # leave-one-out: one interaction of each user
@@ -85,7 +76,8 @@ def refit(
         trial: today's, of the same fingerprint as `chosen`.
         chosen: the finished trial; its best epoch is how long is trained.
         splits: today's, of the same data.
-        folder: its files are `attempt.json`, `history.parquet` and `model.safetensors` afterwards.
+        folder: named by the champion's fingerprint; its files are `attempt.json`,
+            `history.parquet` and `model.safetensors` afterwards.
         device: as `choose_device` takes it.
         on_epoch: told after each epoch.
 
@@ -94,9 +86,8 @@ def refit(
         OutOfMemory: memory ran out a second time.
         TrialCorrupt: the checkpoint is damaged.
     """
-    fingerprint = refit_fingerprint(chosen.fingerprint, chosen.best_epoch)
     new = new_attempt(trial, splits, device).model_copy(
-        update={"fingerprint": fingerprint, "block_parts": chosen.block_parts}
+        update={"fingerprint": folder.name, "block_parts": chosen.block_parts}
     )
     attempt = resume_or_begin(folder, new)
     everything, last = whole(splits), chosen.best_epoch

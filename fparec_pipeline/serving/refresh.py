@@ -16,16 +16,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file
 
 from fparec_pipeline.config import Hyperparameters
 from fparec_pipeline.datasets.splits import Cases, Splits
-from fparec_pipeline.models.networks import build_network
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.significance import ALPHA, paired_p
 from fparec_pipeline.serving.champion import CHOSEN, Champion
 from fparec_pipeline.serving.choice import METRIC, Choice, validation_values
-from fparec_pipeline.serving.model import ITEMS
+from fparec_pipeline.serving.model import ITEMS, read_network
 from fparec_pipeline.training.evaluation import EvaluationSet, network_scorer, rank_targets
 from fparec_pipeline.training.metrics import by_user, per_target
 
@@ -66,6 +64,7 @@ def compare_with_champion(
 
     Raises:
         TrialCorrupt: the challenger's ranks are damaged.
+        ModelUnusable: the champion's own mixer or network has changed since it was trained.
     """
     folder = data.champions(champion.dataset) / champion.fingerprint
     if not (folder / CHOSEN).exists():
@@ -86,11 +85,10 @@ def _values(champion: Champion, folder: Path, splits: Splits, names: pl.DataFram
     known = pl.read_parquet(folder / ITEMS)
     h = Hyperparameters(**champion.hyperparameters)
     n_items = champion.stands_on.n_items
-    network = build_network(h, n_items)
-    network.load_state_dict(load_file(folder / CHOSEN))
+    network = read_network(h, n_items, folder / CHOSEN)
     cases = splits.cases("valid")
     old = _renumbered(cases, _numbers(names, known, n_items), n_items)
-    ranks = rank_targets(network_scorer(network.eval()), EvaluationSet(old, "valid", h.n))
+    ranks = rank_targets(network_scorer(network), EvaluationSet(old, "valid", h.n))
     return by_user(per_target(ranks.kept, METRIC), cases.users)
 
 

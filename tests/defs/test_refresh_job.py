@@ -4,6 +4,7 @@ import csv
 import datetime
 
 import dagster as dg
+import polars as pl
 import pytest
 from data_roots import tiny_root
 
@@ -141,6 +142,37 @@ def test_a_challenger_is_promoted_unless_it_is_significantly_worse(
         assert read_pointer("tiny", data).previous == before.fingerprint
         assert checks["not_worse"]
     assert data.recommendations("tiny").exists()
+    assert tick(data, instance) == []
+
+
+def test_it_recommends_as_the_file_that_is_there_was_made(data, instance):
+    promoted(data)
+    (data.root / "block.txt").write_text("item 7\n")
+    job = definitions(data).get_repository_def().get_job("recommend")
+    wanted = {"k": 3, "block": str(data.root / "block.txt")}
+    config = {"ops": {"recommendations": {"config": wanted}}}
+    job.execute_in_process(partition_key="tiny", run_config=config, instance=instance)
+    append(data)
+    (request,) = tick(data, instance)
+    assert run(data, request, instance).success
+    table = pl.read_parquet(data.recommendations("tiny"))
+    assert table["rank"].max() == 3
+    assert "item 7" not in table["item"]
+
+
+def test_it_looks_at_names_too_and_leaves_a_run_that_still_goes_alone(data, instance):
+    promoted(data)
+    text = (data.root / "tiny.csv").read_text()
+    (data.root / "tiny.csv").write_text(text.replace(",item 3,", ",item 3b,"))
+    make_splits("tiny", load_config(data).datasets["tiny"], data.root / "tiny.csv", data)
+    (request,) = tick(data, instance)
+    job = definitions(data).get_repository_def().get_job("refresh")
+    going = instance.create_run_for_job(
+        job, tags={"dagster/partition": "tiny"}, status=dg.DagsterRunStatus.STARTED
+    )
+    assert tick(data, instance) == []
+    instance.report_run_failed(going)
+    assert run(data, request, instance).success
     assert tick(data, instance) == []
 
 

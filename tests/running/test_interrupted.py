@@ -52,3 +52,30 @@ def test_a_run_that_is_told_to_stop_stops_with_its_workers(tmp_path, number, at_
 
 def children(process: int) -> list[str]:
     return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+
+SERVES = """
+import signal, sys, time
+from fparec_pipeline.running.servers import interrupt_at_the_end
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+interrupt_at_the_end()
+print("ready", flush=True)
+try:
+    sys.stdin.readline()
+except KeyboardInterrupt:
+    print("ends its servers")
+else:
+    print("goes on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [("SIG_DFL", "ends its servers"), ("SIG_IGN", "goes on")]
+)
+def test_a_terminal_that_is_closed_ends_the_servers_unless_nohup_was_there(before, said):
+    command = [sys.executable, "-c", SERVES, before]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate("\n", PATIENCE_S)[0] == f"{said}\n"

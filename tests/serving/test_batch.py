@@ -12,6 +12,7 @@ from fparec_pipeline.serving.batch import (
     prepare,
     problems,
     samples,
+    wish_before,
     write_recommendations,
 )
 from fparec_pipeline.serving.histories import Columns
@@ -99,6 +100,19 @@ def test_files_say_for_whom_from_what_and_of_what(model, splits, tmp_path):
     assert unmatched == (1, 0, 1)  # zoe, and item 99
     assert table.filter(pl.col("user") == "zoe")["score"].null_count() == 3
     assert table.filter(pl.col("user") != "zoe")["score"].null_count() == 0
+
+
+def test_the_file_says_what_it_was_made_with(model, splits, tmp_path):
+    (tmp_path / "b.csv").write_text("item\nitem 7\n")
+    wish = Wish(k=3, exclude_seen=False, block=tmp_path / "b.csv")
+    written(model, splits, tmp_path / "out.parquet", wish)
+    assert wish_before(tmp_path / "out.parquet") == wish
+    assert wish_before(tmp_path / "nothing.parquet") == Wish()
+
+
+def test_without_splits_the_command_that_makes_them_is_named(model, tmp_path):
+    with pytest.raises(NothingToRecommend, match="fparec run --datasets orders"):
+        prepare(model, tmp_path / "orders", Wish(), Columns())
 
 
 def test_seen_items_are_returned_only_when_asked_for(model, splits, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import splits_of, tiny_splits
 
-from fparec_pipeline.datasets.splits import Window, read_splits
+from fparec_pipeline.datasets.splits import SplitsError, Window, make_splits, read_splits
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.serving import refit as refitting
 from fparec_pipeline.serving.champion import (
@@ -203,6 +203,44 @@ def test_items_have_their_source_ids_and_how_often_they_were_chosen(data, config
     counts = dict(log.group_by("what").len().iter_rows())
     assert dict(items.select("source_id", "count").iter_rows()) == counts
     assert items["item"].to_list() == list(range(1, len(counts) + 1))
+
+
+def rename(data, config, old, new):
+    """The same interactions, of an item that is called otherwise; makes the splits again."""
+    text = (data.root / "tiny.csv").read_text()
+    assert f",{old}," in text
+    (data.root / "tiny.csv").write_text(text.replace(f",{old},", f",{new},"))
+    make_splits("tiny", config.datasets["tiny"], data.root / "tiny.csv", data)
+
+
+def test_an_item_of_another_name_makes_another_champion(data, config):
+    before = promoted(data, config)
+    rename(data, config, "item 3", "item 3b")
+    after = promoted(data, config)
+    assert after.data_hash == before.data_hash  # which is of numbers
+    assert after.fingerprint != before.fingerprint
+    names = load_champion("tiny", data).names.to_list()
+    assert "item 3b" in names and "item 3" not in names
+
+
+def test_names_are_those_of_the_splits_that_were_trained_on(data, config):
+    splits = read_splits(data.splits("tiny"))
+    choice = choose(trials_frame(data, config), "tiny", config, data, "fparec")
+    meanwhile = [lambda: rename(data, config, "item 4", "item 4b")]
+    champion = promote(
+        choice,
+        splits,
+        config,
+        data,
+        device="cpu",
+        on_epoch=lambda _: meanwhile and meanwhile.pop()(),
+    )
+    names = pl.read_parquet(champion_folder("tiny", data) / ITEMS)["source_id"].to_list()
+    assert "item 4" in names and "item 4b" not in names
+    shutil.rmtree(champion_folder("tiny", data))
+    with pytest.raises(SplitsError, match="made again after they were read"):
+        promote(choice, splits, config, data, device="cpu")
+    assert champion.names != promoted(data, config).names
 
 
 def test_the_champion_answers(data, config):

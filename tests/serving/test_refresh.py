@@ -18,9 +18,9 @@ from fparec_pipeline.models.network import Recommender
 from fparec_pipeline.results.trials import trials_frame
 from fparec_pipeline.serving.champion import CHOSEN, champion_folder, promote
 from fparec_pipeline.serving.choice import choose
-from fparec_pipeline.serving.model import ITEMS
+from fparec_pipeline.serving.model import FACTS, ITEMS, ModelUnusable, PackedModel
 from fparec_pipeline.serving.refresh import Comparison, compare_with_champion
-from fparec_pipeline.training.record import RANKS
+from fparec_pipeline.training.record import RANKS, write_json
 
 
 @pytest.fixture
@@ -106,6 +106,19 @@ def test_a_champion_with_a_network_of_ones_own_is_compared_too(data):
     champion = promote(choice, splits, config, data, device="cpu")
     found = compare_with_champion(choice, champion, splits, data)
     assert found.challenger == pytest.approx(found.champion)
+    folder = champion_folder("tiny", data)
+    assert PackedModel.load(folder)
+    # Its code is another one today.
+    changed = champion.model_copy(
+        update={"hyperparameters": champion.hyperparameters | {"code": "0" * 16}}
+    )
+    write_json(folder / FACTS, changed)
+    for use in (
+        lambda: PackedModel.load(folder),
+        lambda: compare_with_champion(choice, changed, splits, data),
+    ):
+        with pytest.raises(ModelUnusable, match=r"code of own_network:LastItem has changed"):
+            use()
 
 
 @pytest.mark.parametrize(
