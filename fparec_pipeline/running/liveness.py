@@ -56,7 +56,7 @@ def settle_dead_runs(on: dg.DagsterInstance, data: DataRoot) -> int:
     own = [run for run in going if Path(run.tags.get(ALIVE, "")).parent == alive_folder(data)]
     dead = [run for run in own if not is_held(Path(run.tags[ALIVE]))]
     for run in dead:
-        on.report_run_failed(run, "Its process ended before it did. `fparec run` resumes it.")
+        on.report_run_failed(run, "Its process ended before it did. The same command resumes it.")
     for path in alive_folder(data).glob("*.lock"):
         if not is_held(path):  # of killed processes
             path.unlink(missing_ok=True)
