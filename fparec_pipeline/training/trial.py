@@ -302,14 +302,19 @@ def resume_or_begin(folder: Path, new: Attempt) -> Attempt:
     """The folder's attempt, if it has a checkpoint of such a trial; else `new`, begun.
 
     Where it goes on by another commit, with other versions, on another machine or device, or in
-    another stack, its record will say so.
+    another stack, its record will say so. One that is begun again has the name of before, under
+    which MLflow has its run.
 
     Raises:
         TrialCorrupt: the attempt or its checkpoint is damaged.
     """
     begun, kept = read_attempt(folder), epochs_kept(folder, new.fingerprint)
-    if begun is None or not kept:
+    if begun is None:
         return begin_attempt(folder, new)
+    if not kept:
+        of_both = [(each.fingerprint, each.stacked, each.published) for each in (begun, new)]
+        name = begun.attempt if of_both[0] == of_both[1] else new.attempt
+        return begin_attempt(folder, new.model_copy(update={"attempt": name}))
     resumed = _resumed(begun, new, kept + 1)
     if resumed and resumed[-1].epoch == kept + 1:
         logger.warning(
