@@ -44,7 +44,7 @@ from fparec_pipeline.training.record import (
 )
 from fparec_pipeline.training.trial import begin_attempt, new_attempt
 
-ITEM_NAMES = "items"  # a table of the splits
+NAMES = "items.parquet"  # of the splits
 CHOSEN = "chosen.safetensors"  # the weights that validation saw
 POINTER = "current.json"
 
@@ -254,8 +254,8 @@ def _items(folder: Path, splits: Splits) -> pl.DataFrame:
     Raises:
         SplitsError: the names in the folder are not those of these splits.
     """
-    content = (folder / f"{ITEM_NAMES}.parquet").read_bytes()
-    if hashlib.sha256(content).hexdigest() != splits.stats["files"][f"{ITEM_NAMES}.parquet"]:
+    content = (folder / NAMES).read_bytes()
+    if hashlib.sha256(content).hexdigest() != splits.stats["files"][NAMES]:
         raise SplitsError(
             f"{folder}: the splits were made again after they were read. Run the same command "
             "again."
