@@ -22,12 +22,12 @@ def step():
     del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(json.dumps([taken, [step() for _ in range(6)]]))
+print(json.dumps([taken, [step() for _ in range(12)]]))
 """
 
 
 def faults(how: str) -> tuple[bool | None, list[int]]:
-    """What `keep_freed_memory` says in a process of its own, and the page faults of six steps.
+    """What `keep_freed_memory` says in a process of its own, and the page faults of twelve steps.
 
     Left alone, glibc moves its thresholds as it goes, differently from run to run; fixed at
     their first values, it gives every large block back.
@@ -45,8 +45,8 @@ def test_once_the_heap_has_grown_no_page_is_asked_for_again():
     if not taken:
         pytest.skip("the C library is not glibc")
     _, given_back = faults("as it is")
-    assert max(kept[3:]) < 100
-    assert min(given_back[3:]) > 1000  # four blocks of 3,072 pages
+    assert max(kept[6:]) < 100  # before, aligned blocks may still find a gap too small
+    assert min(given_back[6:]) > 1000  # four blocks of 3,072 pages
 
 
 def test_where_there_is_no_mallopt_nothing_is_changed(monkeypatch):
