@@ -325,7 +325,8 @@ def _download(
     import requests
     import tenacity
 
-    pooch.get_logger().addFilter(_MASKING)  # it tells where it goes
+    pooch.get_logger().setLevel(logging.WARNING)  # it would name the temporary file, and itself
+    logger.warning("Downloading %s to %s", url, target)
     url, credentials = _without_credentials(url)
     http = pooch.HTTPDownloader(
         progressbar=True,
