@@ -70,3 +70,6 @@ def test_published_trials_of_a_seed_are_of_one_commit_that_was_not_changed():
     for *trials, commit in by_seed.agg(pl.col("commit").unique()).iter_rows():
         assert len(commit) == 1, trials  # what a table compares was trained by one code
         assert len(commit[0]) == 40, trials  # no "-dirty"
+    # What went on at another commit than it began at: docs/results.md says so of this one.
+    resumed = trained.filter(pl.col("resumed") != "[]").select("dataset", "model", "seed")
+    assert resumed.rows() == [("ml-1m", "sasrec_d128", 2)]

@@ -27,6 +27,7 @@ DETAILED = {  # study → in headings
     "table_4": ", Table 4",
     "table_5": ", Table 5",
     "table_6": ", Table 6",
+    "wide": ", wide models",
 }
 EPOCHS = (5, 8, 10, 12, 15, 20, 25, 30, 40)
 DRAWS, DRAWN_USERS = 2000, 10_000
