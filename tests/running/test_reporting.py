@@ -13,6 +13,7 @@ PLACES = {
     "trained/fparec": "ml-latest-small|0",
     "trained/table_6_arms": "ml-latest-small|fparec_blocks2·0",
     "trained/sequence_length_arms": "ml-latest-small|fparec_short·0",
+    "trained/wide_arms": "ml-latest-small|fparec_d50·0",
     "trained/ml_latest_small_recipe_arms": "ml-latest-small|fparec_rate1·0",
     "trained/position_embedding_arms": "ml-latest-small|fparec_without_position·0",
     "trained/formulation_arms": "ml-latest-small|fparec_ours·0",
