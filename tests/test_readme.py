@@ -1,6 +1,10 @@
 """The figures of the README and of docs/results.md are those of the published trials."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import polars as pl
 
@@ -26,6 +30,16 @@ def test_the_results_pages_tables_are_those_of_the_published_trials(tmp_path):
     assert tables
     for table in tables:
         assert table in page
+
+
+def test_the_results_page_shows_what_its_own_tests_print(tmp_path):
+    import_results(PUBLISHED, DataRoot(tmp_path))
+    page = (CHECKOUT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = page.partition("## Tests that no study makes")[2]
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
+    root = os.environ | {"FPAREC_DATA": str(tmp_path)}
+    assert subprocess.check_output([sys.executable, "-c", code], env=root, text=True) == printed
+    assert printed.count("minus") == 27
 
 
 def test_the_recipe_of_ml_1m_is_that_of_the_log():

@@ -1,9 +1,9 @@
 """The tables of docs/results.md; `fparec results tables` prints them.
 
-Three kinds, for each dataset and the models of Tables 3 to 6 that have a median, among them the
-one that the others are tested against: seeds, medians, intervals and paired tests; validation by
-epoch; and, where there are more than 10,000 users, what the medians would be had 10,000 been drawn,
-as the paper did.
+The studies' tables; then three kinds for each dataset and the models that have a median: seeds,
+medians, intervals and paired tests; validation by epoch; and, where there are more than 10,000
+users, what the medians would be had 10,000 been drawn, as the paper did. A study's datasets without
+a median of its hero are left out: there is nothing yet to test its other models against.
 
 Here belongs what only that page shows. A study's table belongs to `study_table.py`.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from fparec_pipeline.config import REFERENCES, Config
+from fparec_pipeline.config import REFERENCES, Config, Study
 from fparec_pipeline.paths import DataRoot
 from fparec_pipeline.results.medians import COLUMNS, MedianKey, study_medians
 from fparec_pipeline.results.significance import UserRanks, bootstrap_interval, compare
@@ -49,17 +49,15 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
     """
     users, finished = UserRanks(config, data), trials_frame(data, config)
     for table in (*DETAILED, "ml_1m_recipe", "ml_1m_wide_recipe"):
-        yield render(table, finished, config, data)[0].rstrip()
+        datasets = list(_with_hero(finished, config.studies[table], config))
+        there = finished.filter(pl.col("dataset").is_in(datasets))
+        yield render(table, there, config, data)[0].rstrip()
     shown: set[tuple[str, str]] = set()
     for table, suffix in DETAILED.items():
         study = config.studies[table]
-        medians = study_medians(under_arm_names(finished, study, config), study)
-        for dataset in study.datasets:
-            complete = medians.filter(pl.col("dataset") == dataset, pl.col("gap").is_null())
-            models: list[str] = complete.filter("trained")["model"].to_list()
-            new = {(dataset, model) for model in models} - shown
-            hero = config.hero_of(study, dataset)
-            if hero not in models or not new:
+        for dataset, (hero, complete) in _with_hero(finished, study, config).items():
+            new = {(dataset, model) for model in complete.filter("trained")["model"]} - shown
+            if not new:
                 continue
             shown |= new
             title = f"{config.datasets[dataset].title or dataset}{suffix}"
@@ -73,6 +71,20 @@ def published_tables(data: DataRoot, config: Config) -> Iterator[str]:
                 for row in complete.iter_rows(named=True)
             }
             yield from _of_dataset(title, dataset, hero, arms, users, config, data)
+
+
+def _with_hero(
+    finished: pl.DataFrame, study: Study, config: Config
+) -> dict[str, tuple[str, pl.DataFrame]]:
+    """Dataset -> the study's hero there and the models with a median, if the hero has one."""
+    medians = study_medians(under_arm_names(finished, study, config), study)
+    found = {}
+    for dataset in study.datasets:
+        complete = medians.filter(pl.col("dataset") == dataset, pl.col("gap").is_null())
+        hero = config.hero_of(study, dataset)
+        if hero is not None and hero in complete["model"].to_list():
+            found[dataset] = hero, complete
+    return found
 
 
 def _of_dataset(
