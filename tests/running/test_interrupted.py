@@ -59,8 +59,8 @@ import signal, sys, time
 from fparec_pipeline.running.servers import interrupt_at_the_end
 signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
 interrupt_at_the_end()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     sys.stdin.readline()
 except KeyboardInterrupt:
     print("ends its servers")
